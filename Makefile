@@ -1,0 +1,34 @@
+# make train · make test · make lint · make notebooks · make clean. The first makes .venv; nothing has to be installed before.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: train test lint format notebooks clean
+
+train: $(INSTALLED)
+	@$(BIN)/keras_lm-train --config recipes/quickstart.yaml $(if $(wildcard runs/quickstart/settings.yaml),--resume)
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+notebooks: $(INSTALLED)
+	$(BIN)/python -m pytest --nbmake notebooks
+
+$(INSTALLED): requirements.txt setup.cfg
+	@echo "making $(VENV): about 3 GB and a few minutes, once"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .ruff_cache

@@ -1,0 +1,54 @@
+"""Language models in TensorFlow and Keras, from text to a model that TF Serving serves.
+
+The way of the data: text → tokens → windows → model → training → generation → export. The names below are loaded when they are
+first used, so that `import keras_lm` and `--help` cost nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Corpus": "corpora",
+    "open_corpus": "corpora",
+    "ByteTokenizer": "tokenizers",
+    "CharacterTokenizer": "tokenizers",
+    "SentencePieceTokenizer": "tokenizers",
+    "WordPieceTokenizer": "tokenizers",
+    "load_tokenizer": "tokenizers:load",
+    "training_batches": "pipeline",
+    "evaluation_batches": "pipeline",
+    "gru_lm": "models",
+    "lstm_lm": "models",
+    "simple_rnn_lm": "models",
+    "transformer_lm": "models",
+    "TrainingSettings": "training.settings",
+    "Run": "training.run",
+    "prepare": "training.loop",
+    "train": "training.loop",
+    "Evaluator": "evaluation",
+    "SamplingSettings": "generation.settings",
+    "Sampler": "generation.sampler",
+    "TextGenerator": "generation.text",
+    "export_model": "export.saved_model",
+    "export_run": "export.saved_model",
+    "ExportedGenerator": "export.saved_model",
+    "UserError": "errors",
+}
+"""Public names, and where each lives: `module`, or `module:name` where it has another name there."""
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'keras_lm' has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].partition(":")
+    return getattr(importlib.import_module(f"keras_lm.{module}"), attribute or name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *_PUBLIC]

@@ -1,0 +1,98 @@
+"""Normalising text before it is split into tokens: string → string, inside the graph (articles A1 and A4, data preparation).
+
+Each cleaner maps a string tensor to a string tensor of the same shape, so that the same function serves `tf.data`, the sampler's
+prompts and the exported model. What is cleaned away in training must be cleaned away from a prompt too: the settings of a run
+keep the list.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from keras_lm.errors import unknown_name
+
+Cleaner = Callable[[tf.Tensor], tf.Tensor]
+
+
+def strip_control(text: tf.Tensor) -> tf.Tensor:
+    """Removes control and format characters (Unicode Cc and Cf) but tab and line feed.
+
+    >>> strip_control(tf.constant(["a\\u200bb\\x07c"])).numpy()[0]
+    b'abc'
+    """
+    # RE2 has no class subtraction: the C0 controls are listed around tab (09) and line feed (0A).
+    return tf.strings.regex_replace(text, r"[\x00-\x08\x0b-\x1f\x7f-\x{9f}\p{Cf}]", "")
+
+
+def collapse_whitespace(text: tf.Tensor) -> tf.Tensor:
+    """Runs of blanks become one space, three or more line feeds two; blanks at both ends go.
+
+    >>> collapse_whitespace(tf.constant(["  to \\u3000 be\\n\\n\\n\\nor not "])).numpy()[0]
+    b'to be\\n\\nor not'
+    """
+    text = tf.strings.regex_replace(text, r"[\t\p{Zs}]+", " ")
+    text = tf.strings.regex_replace(text, r" ?\n ?", "\n")
+    text = tf.strings.regex_replace(text, r"\n{3,}", "\n\n")
+    return tf.strings.strip(text)
+
+
+def lower_case(text: tf.Tensor) -> tf.Tensor:
+    """Unicode lower case.
+
+    >>> lower_case(tf.constant(["ÀB"])).numpy()[0].decode()
+    'àb'
+    """
+    return tf.strings.lower(text, encoding="utf-8")
+
+
+def nfkc(text: tf.Tensor) -> tf.Tensor:
+    """Unicode normalisation form KC: full-width letters and digits become ordinary ones. Needs tensorflow-text when it runs.
+
+    >>> nfkc(tf.constant(["１９９８"])).numpy()[0]
+    b'1998'
+    """
+    return tensorflow_text().normalize_utf8(text, "NFKC")
+
+
+CLEANERS: dict[str, Cleaner] = {
+    "control": strip_control,
+    "lower": lower_case,
+    "nfkc": nfkc,
+    "whitespace": collapse_whitespace,
+}
+"""The cleaners by name, as `--clean` takes them."""
+
+NEEDS_TENSORFLOW_TEXT = frozenset({"nfkc"})
+"""Cleaners whose graph holds tensorflow-text ops: a process that loads such an export must import tensorflow_text."""
+
+
+def compose(names: Sequence[str]) -> Cleaner:
+    """The cleaners of `names`, applied in the order given; no names give the identity.
+
+    Raises:
+        UserError: a name that is not in `CLEANERS`.
+
+    Example:
+
+    >>> compose(["nfkc", "lower"])(tf.constant(["ＡＢ"])).numpy()[0]
+    b'ab'
+    """
+    for name in names:
+        if name not in CLEANERS:
+            raise unknown_name("cleaner", name, CLEANERS)
+
+    def clean(text: tf.Tensor) -> tf.Tensor:
+        for name in names:
+            text = CLEANERS[name](text)
+        return text
+
+    return clean
+
+
+def tensorflow_text() -> Any:
+    """The module tensorflow_text, imported when first needed: it takes a second, and most runs do without it."""
+    return importlib.import_module("tensorflow_text")

@@ -1,0 +1,181 @@
+"""From a settings dataclass to command-line flags, and from an exception to one line.
+
+The docstring of the dataclass is the help: what stands there under `Args:` is what `--help` prints. A flag that is not given leaves
+no trace, so that a recipe or a resumed run can tell what was asked for from what is a default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import os
+import re
+import sys
+import tempfile
+import traceback
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from keras_lm.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` whose errors are one line, with the nearest flag for one that does not exist."""
+
+    def __init__(self, **kwargs):
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **kwargs)
+
+    def parse_args(self, args: Sequence[str] | None = None) -> argparse.Namespace:  # type: ignore[override]
+        namespace, unknown = self.parse_known_args(args)
+        if unknown:
+            flag = unknown[0].partition("=")[0]
+            nearest = difflib.get_close_matches(flag, list(self._option_string_actions), n=1)
+            self.error(f"unknown argument {unknown[0]}" + (f": did you mean {nearest[0]}?" if nearest else f" (see {self.prog} --help)"))
+        return namespace
+
+    def error(self, message: str) -> typing.NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def add_fields(parser: argparse.ArgumentParser, settings: type, choices: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Adds a flag for each field of a dataclass.
+
+    Args:
+        parser: Gets the flags.
+        settings: A dataclass whose docstring describes every field under `Args:`.
+        choices: The words that a field takes, for the fields that take words.
+    """
+    described = argument_descriptions(settings.__doc__)
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        flag = "--" + field.name.replace("_", "-")
+        options = list(typing.get_args(hints[field.name]) if isinstance(hints[field.name], types.UnionType) else [hints[field.name]])
+        kind = next(option for option in options if option is not types.NoneType)
+        text = described[field.name].replace("%", "%%")
+        if "default" not in text and field.default not in (None, "", ()):
+            shown = ("yes" if field.default else "no") if kind is bool else field.default
+            text += f" (default: {shown})"
+        arguments: dict[str, object] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
+        if kind is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **arguments)
+        elif typing.get_origin(kind) is tuple:
+            parser.add_argument(flag, type=_names, metavar="A,B", **arguments)
+        else:
+            words = (choices or {}).get(field.name)
+            metavar = "|".join(words) if words else {int: "N", float: "F", str: "TEXT"}[kind]
+            parser.add_argument(flag, type=_converter(kind), metavar=metavar, **arguments)
+
+
+def argument_descriptions(docstring: str) -> dict[str, str]:
+    """The entries of the `Args:` section of a docstring, by name.
+
+    Example:
+
+    >>> argument_descriptions('''Title.
+    ...
+    ...     Args:
+    ...         size: How large,
+    ...             in metres.
+    ...         name: What it is called.
+    ...
+    ...     Raises:
+    ...         ValueError: never.
+    ... ''')
+    {'size': 'How large, in metres.', 'name': 'What it is called.'}
+    """
+    section = re.search(r"^ *Args:\n(.*?)(?=\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE).group(1)
+    entries = re.findall(r"^ {8}(\w+): (.*?)(?=\n {8}\w|\Z)", section, re.DOTALL | re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
+
+
+def _converter(kind: type) -> Callable[[str], object]:
+    def convert(text: str) -> object:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{'a whole number' if kind is int else 'a number'} is needed, got {text!r}") from None
+
+    return convert
+
+
+def run(main: Callable[[], int | None], program: str) -> int:
+    """Calls a command's main function and turns what it raises into one line and a status.
+
+    Returns:
+        0 for success, 2 for bad input and for what the operating system refuses, 130 for Ctrl-C, 1 for anything else.
+    """
+    try:
+        return main() or 0
+    except UserError as error:
+        message, status = str(error), 2
+    except KeyboardInterrupt:
+        message, status = "interrupted", 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing to flush to
+        return 0
+    except OSError as error:
+        message, status = _describe(error), 2
+    except Exception as error:  # the last resort: a person should not meet a traceback
+        message, status = _tensorflow_error(error)
+        if os.environ.get("KERAS_LM_TRACEBACK"):
+            traceback.print_exc()
+    print(f"{program}: {message}", file=sys.stderr)
+    return status
+
+
+def _describe(error: OSError) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return f"{error.strerror or error}{where}"
+
+
+def _tensorflow_error(error: Exception) -> tuple[str, int]:
+    first = str(error).strip().partition("\n")[0]
+    if "tensorflow" in sys.modules:
+        errors = sys.modules["tensorflow"].errors
+        refused = (
+            errors.ResourceExhaustedError,
+            errors.PermissionDeniedError,
+            errors.FailedPreconditionError,
+            errors.NotFoundError,
+            errors.UnknownError,
+        )
+        if isinstance(error, refused):
+            return first, 2
+    return f"unexpected {type(error).__name__}: {first} (KERAS_LM_TRACEBACK=1 shows where)", 1
+
+
+@contextlib.contextmanager
+def quiet_start() -> Iterator[None]:
+    """Imports of TensorFlow inside say nothing on standard error, unless they fail."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(saved, log.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and Keras quietly; called once the arguments are known to be good."""
+    with quiet_start():
+        import keras  # noqa: F401
+        import tensorflow as tf
+
+        tf.get_logger().setLevel("ERROR")
+        tf.config.list_physical_devices()  # where there is no GPU, asking for one writes to standard error once

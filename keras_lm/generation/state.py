@@ -1,0 +1,162 @@
+"""Any causal model, step by step: what it remembers of a text, and how to extend that text by some tokens.
+
+A model is written once, as its full forward pass. Here its layers are walked: a recurrent layer gives its cell and states, a layer with a
+cache its `init_cache` and `extend` (see `keras_lm.layers`), a position-wise layer is simply called, and any other is refused by name.
+The full pass and the stepwise one agree; `tests/generation/test_state.py` holds every model to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_lm.models import run_layers, run_recurrent
+
+State = dict[str, Any]
+"""By layer name: a cache of `keras_lm.layers`, or a list of a recurrent layer's states."""
+
+POSITION_WISE = (
+    keras.layers.Activation,
+    keras.layers.Add,
+    keras.layers.Average,
+    keras.layers.Concatenate,
+    keras.layers.Dense,
+    keras.layers.Dropout,
+    keras.layers.Embedding,
+    keras.layers.Identity,
+    keras.layers.LayerNormalization,
+    keras.layers.LeakyReLU,
+    keras.layers.Multiply,
+    keras.layers.ReLU,
+    keras.layers.Rescaling,
+    keras.layers.RMSNormalization,
+    keras.layers.Subtract,
+    keras.layers.TimeDistributed,
+)
+"""Keras layers whose output at a position depends on their input at that position alone."""
+
+
+class Decoder:
+    """A model as prefill and step, in one method: `extend`.
+
+    Args:
+        model: A built causal Sequential or Functional model from ids to logits.
+
+    Attributes:
+        context_length: The longest text in tokens, or `None` where nothing bounds it (recurrent models).
+        vocabulary_size: The width of the logits.
+
+    Raises:
+        ValueError: a layer that cannot be decoded step by step; the message says what to add or to change.
+
+    Example:
+
+    >>> from keras_lm.models import gru_lm
+    >>> decoder = Decoder(gru_lm(100, embedding_dim=8, hidden_dim=8))
+    >>> state = decoder.init_state(batch_size=2, length=16)
+    >>> logits, state = decoder.extend(tf.constant([[5, 6, 7], [0, 8, 9]]), state, start=0, padding=tf.constant([0, 1]))
+    >>> logits.shape
+    TensorShape([2, 100])
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        layers = list(_leaves(model))
+        for layer in layers:
+            _check(layer)
+        if len({layer.name for layer in layers}) != len(layers):
+            raise ValueError("two layers have the same name: give each its own")
+        self._remembering = [layer for layer in layers if _remembers(layer)]
+        lengths = [layer.context_length for layer in layers if getattr(layer, "context_length", None)]
+        self.context_length: int | None = min(lengths, default=None)
+        self.vocabulary_size: int = model.outputs[0].shape[-1]
+
+    def init_state(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> State:
+        """The state before any text, with room for `length` slots."""
+        return {
+            layer.name: layer.get_initial_state(batch_size) if _is_recurrent(layer) else layer.init_cache(batch_size, length)
+            for layer in self._remembering
+        }
+
+    def extend(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, State]:
+        """Reads some more tokens.
+
+        Args:
+            ids: `(batch, n)` int32: the tokens of slots `start ... start+n-1`.
+            state: What `init_state` or `extend` gave.
+            start: Scalar: the first slot; the Python number 0 at the beginning of a text.
+            padding: `(batch,)` int32: row `b` has no text in its first `padding[b]` slots.
+
+        Returns:
+            Logits `(batch, vocabulary_size)` float32 for what follows the last token, and the new state.
+        """
+        return self._walk(ids, state, start, padding, last_only=True)
+
+    def extend_all(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, State]:
+        """As `extend`, with the logits of every new position: `(batch, n, vocabulary_size)`."""
+        return self._walk(ids, state, start, padding, last_only=False)
+
+    def _walk(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor, last_only: bool) -> tuple[tf.Tensor, State]:
+        state = dict(state)
+        # A scan over slots that hold text in every row needs no mask; only the first one can hold padding.
+        mask = tf.range(tf.shape(ids)[1])[None] >= padding[:, None] if isinstance(start, int) and start == 0 else None
+        output_layer = (
+            self.model.outputs[0]._keras_history.operation if not isinstance(self.model, keras.Sequential) else self.model.layers[-1]
+        )
+
+        def replace(layer: keras.Operation) -> Callable:
+            def recurrent(x: tf.Tensor, **_: Any) -> tf.Tensor:
+                if x.shape[1] == 1 and mask is None:
+                    output, state[layer.name] = layer.cell(x[:, 0], state[layer.name], training=False)
+                    return output[:, None]
+                outputs, state[layer.name] = run_recurrent(layer, x, state[layer.name], mask)
+                return outputs
+
+            def cached(x: tf.Tensor, **_: Any) -> tf.Tensor:
+                outputs, state[layer.name] = layer.extend(x, state[layer.name], start, padding)
+                return outputs
+
+            def position_wise(*inputs: Any, **kwargs: Any) -> tf.Tensor:
+                if last_only and layer is output_layer and len(inputs) == 1 and len(inputs[0].shape) == 3:
+                    inputs = (inputs[0][:, -1:],)  # the logits of a prompt's inner positions are the dearest thing nobody reads
+                return layer(*inputs, **kwargs)
+
+            return recurrent if _is_recurrent(layer) else cached if _remembers(layer) else position_wise
+
+        logits = tf.cast(run_layers(self.model, ids, replace), tf.float32)
+        return (logits[:, -1] if last_only else logits), state
+
+
+def _leaves(model: keras.Model) -> Iterator[keras.Operation]:
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        if isinstance(layer, keras.Model):
+            yield from _leaves(layer)
+        else:
+            yield layer
+
+
+def _is_recurrent(layer: keras.Operation) -> bool:
+    return isinstance(layer, keras.layers.RNN)
+
+
+def _remembers(layer: keras.Operation) -> bool:
+    return _is_recurrent(layer) or (hasattr(layer, "init_cache") and hasattr(layer, "extend"))
+
+
+def _check(layer: keras.Operation) -> None:
+    if _is_recurrent(layer):
+        if not layer.return_sequences:
+            raise ValueError(f"layer {layer.name} predicts once a window: give it return_sequences=True")
+        if layer.go_backwards:
+            raise ValueError(f"layer {layer.name} reads backwards, so it sees the tokens it should predict")
+    elif not _remembers(layer) and not isinstance(layer, POSITION_WISE):
+        raise ValueError(
+            f"layer {layer.name} ({type(layer).__name__}) cannot be decoded step by step: give it `init_cache(batch_size, length)` and "
+            "`extend(inputs, cache, start, padding)` as in keras_lm.layers, or, if it treats each position alone, "
+            "add its class to keras_lm.generation.state.POSITION_WISE"
+        )

@@ -1,0 +1,59 @@
+"""Every figure of the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from keras_lm.errors import UserError
+from keras_lm.files import replacing
+
+
+def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike | None = None) -> Any:
+    """Training and validation loss over the steps of a run, the best evaluation marked.
+
+    Args:
+        metrics: Lines of `metrics.jsonl`, as `Run.read_metrics` gives them.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`, which a notebook shows.
+
+    Raises:
+        UserError: no metrics yet.
+
+    Example:
+
+    >>> figure = learning_curves([{"step": 10, "loss": 3.0, "val_loss": 3.1}, {"step": 20, "loss": 2.5, "val_loss": 2.7}])
+    >>> figure.axes[0].get_xlabel()
+    'step'
+    """
+    from matplotlib.figure import Figure
+
+    if not metrics:
+        raise UserError("no metrics to draw yet: train up to the first evaluation")
+    steps = [line["step"] for line in metrics]
+    validation = [line["val_loss"] for line in metrics]
+    best = min(range(len(steps)), key=validation.__getitem__)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(steps, [line["loss"] for line in metrics], marker=".", label="training (mean since the last evaluation)")
+    axes.plot(steps, validation, marker=".", label="validation")
+    axes.annotate(
+        f"best: {validation[best]:.3f}",
+        (steps[best], validation[best]),
+        xytext=(0, 24),
+        textcoords="offset points",
+        ha="right",
+        arrowprops={"arrowstyle": "-", "color": "0.5"},
+    )
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss (nats a token)")
+    axes.set_xlim(left=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    if path is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return figure

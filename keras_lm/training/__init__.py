@@ -1,0 +1,1 @@
+"""Settings, the run folder, checkpoints, and the one training loop."""

@@ -1,0 +1,214 @@
+"""What a training run is made of, as one value that checks itself; free of TensorFlow, so that bad input is refused at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+
+from keras_lm.errors import UserError, unknown_name
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "document": ("line", "paragraph", "file"),
+    "errors": ("strict", "replace"),
+    "split": ("hash", "contiguous", "given"),
+    "tokenizer": ("char", "byte", "wordpiece", "sentencepiece"),
+    "model": ("simple_rnn", "lstm", "gru", "transformer"),
+    "positions": ("rotary", "learned"),
+    "normalization": ("layer", "rms"),
+    "optimizer": ("adamw", "adam", "rmsprop", "sgd"),
+    "schedule": ("cosine", "constant"),
+    "xla": ("auto", "on", "off"),
+}
+"""The words that a field takes. The tables of the library hold the same names, and a test compares them."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """Everything that decides what a run becomes.
+
+    Args:
+        corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too).
+        document: What one document of a text file is: line, paragraph or file.
+        errors: Bytes that are not UTF-8: strict refuses them, replace reads them as U+FFFD.
+        data_dir: Folder of prepared TensorFlow datasets; default their own.
+        clean: Cleaners to apply in this order, separated by commas: control, lower, nfkc, whitespace.
+        split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
+        tokenizer: What a token is: char, byte, wordpiece or sentencepiece.
+        vocabulary_size: Most tokens in the vocabulary; default all characters, or 8000 sub-words.
+        model: simple_rnn, lstm, gru or transformer.
+        sequence_length: Tokens a window; for the transformer also its longest context.
+        embedding_dim: Width of a token's vector; for the transformer of the whole model.
+        hidden_dim: Width of a recurrent layer, or of the transformer's feed-forward part; default embedding_dim, or 4 x embedding_dim.
+        num_layers: Recurrent layers or transformer blocks.
+        num_heads: Attention heads of the transformer; divides embedding_dim.
+        num_kv_heads: Key/value heads of the transformer; default num_heads.
+        positions: Positions of the transformer: rotary or learned.
+        normalization: Normalisation in the transformer: layer or rms.
+        tied: Whether the transformer's output matrix is its embedding's.
+        dropout: Share of activations dropped in training.
+        optimizer: adamw, adam, rmsprop or sgd.
+        learning_rate: The highest learning rate.
+        schedule: cosine (falls to a tenth over the run) or constant; both after the warm-up.
+        warmup_steps: Steps in which the learning rate rises from 0.
+        beta_2: Second-moment decay of adam and adamw.
+        momentum: Momentum of sgd and rmsprop.
+        weight_decay: Decoupled weight decay of adamw, on matrices only.
+        clip_norm: Gradients are scaled down to this global norm; 0 is off.
+        l1: Weight of the sum of absolute weights in the loss.
+        l2: Weight of the sum of squared weights in the loss.
+        steps: Updates to make.
+        batch_size: Windows an update.
+        accumulate: Parts into which a batch is cut to save memory; the update is that of the whole batch.
+        stateful: Whether windows continue each other and recurrent states are carried; for recurrent models.
+        seed: Decides weights, order and dropout: the same seed gives the same run.
+        evaluate_every: Steps between evaluations on the validation split.
+        patience: Evaluations without a better validation loss after which the run ends early; 0 is off.
+        checkpoint_every: Steps between checkpoints, besides one at each evaluation.
+        keep_checkpoints: How many of the last checkpoints to keep; the best model is kept besides.
+        sample_prompt: What the sample texts begin with; default nothing.
+        sample_tokens: Length of the sample text after each evaluation; 0 is off.
+        xla: Whether XLA compiles the training step: auto, on or off.
+        export: Folder to export the trained model to, e.g. saved_models/NAME; default no export.
+        out: Folder of the run; default runs/CORPUS-MODEL.
+
+    Raises:
+        UserError: a value out of range or not among the choices, or two that contradict each other; the message names the field.
+
+    Example:
+
+    >>> TrainingSettings(model="gru", steps=100).batch_size
+    32
+    >>> TrainingSettings(steps=-1)
+    Traceback (most recent call last):
+    ...
+    keras_lm.errors.UserError: steps must be at least 1, got -1
+    """
+
+    corpus: str = "peoples-daily"
+    document: str = "line"
+    errors: str = "strict"
+    data_dir: str | None = None
+    clean: tuple[str, ...] = ()
+    split: str = "hash"
+    tokenizer: str = "char"
+    vocabulary_size: int | None = None
+    model: str = "transformer"
+    sequence_length: int = 128
+    embedding_dim: int = 256
+    hidden_dim: int | None = None
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int | None = None
+    positions: str = "rotary"
+    normalization: str = "layer"
+    tied: bool = True
+    dropout: float = 0.0
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 100
+    beta_2: float = 0.99
+    momentum: float = 0.0
+    weight_decay: float = 0.1
+    clip_norm: float = 1.0
+    l1: float = 0.0
+    l2: float = 0.0
+    steps: int = 2000
+    batch_size: int = 32
+    accumulate: int = 1
+    stateful: bool = False
+    seed: int = 0
+    evaluate_every: int = 250
+    patience: int = 0
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    sample_prompt: str = ""
+    sample_tokens: int = 100
+    xla: str = "auto"
+    export: str | None = None
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_type(field.name, getattr(self, field.name), typing.get_type_hints(type(self))[field.name])
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise unknown_name(name, getattr(self, name), choices)
+        for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "steps", "batch_size", "accumulate"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("vocabulary_size", "hidden_dim", "num_kv_heads"):
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
+            self._require(name, getattr(self, name) >= 0, "0 or more")
+        self._require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
+        self._require("dropout", 0 <= self.dropout < 1, "at least 0 and under 1")
+        self._require("beta_2", 0 <= self.beta_2 < 1, "at least 0 and under 1")
+        self._require("momentum", 0 <= self.momentum < 1, "at least 0 and under 1")
+        self._require("seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
+        self._require("batch_size", self.batch_size % self.accumulate == 0, f"a multiple of accumulate ({self.accumulate})")
+        self._require("export", self.export != "", "a folder")
+        if self.model == "transformer":
+            self._require("num_heads", self.embedding_dim % self.num_heads == 0, f"a divisor of embedding_dim ({self.embedding_dim})")
+            kv_heads = self.num_kv_heads or self.num_heads
+            self._require("num_kv_heads", self.num_heads % kv_heads == 0, f"a divisor of num_heads ({self.num_heads})")
+            if self.positions == "rotary":
+                even = (self.embedding_dim // self.num_heads) % 2 == 0
+                self._require("embedding_dim", even, f"an even multiple of num_heads ({self.num_heads}) for rotary positions")
+            if self.stateful:
+                raise UserError("stateful is for recurrent models: a transformer carries no state from window to window")
+
+    def _require(self, name: str, condition: bool, allowed: str) -> None:
+        if not condition:
+            raise UserError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
+
+    @property
+    def folder(self) -> str:
+        """The run's folder: `out`, or a name made of corpus and model."""
+        corpus = "".join(character if character.isalnum() or character in "-_" else "-" for character in self.corpus)
+        return self.out or f"runs/{corpus.strip('-')}-{self.model}"
+
+    @property
+    def documents(self) -> bool:
+        """Whether the text is read as documents, each between a start and an end token, or as one long text without them."""
+        return self.split != "contiguous"
+
+    def model_arguments(self) -> dict[str, object]:
+        """What the function in `keras_lm.models.MODELS` takes besides the vocabulary's size."""
+        common = {"embedding_dim": self.embedding_dim, "num_layers": self.num_layers, "dropout": self.dropout}
+        if self.model != "transformer":
+            return {**common, "hidden_dim": self.hidden_dim or self.embedding_dim}
+        return {
+            **common,
+            "context_length": self.sequence_length,
+            "num_heads": self.num_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "feed_forward_dim": self.hidden_dim,
+            "positions": self.positions,
+            "normalization_kind": self.normalization,
+            "tied": self.tied,
+        }
+
+
+def check_type(name: str, value: object, hint: object) -> None:
+    """Refuses a value whose type is not the field's, as a YAML file may hold one.
+
+    Raises:
+        UserError: e.g. a word where a number is due.
+    """
+    allowed = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in allowed:
+        if typing.get_origin(option) is tuple:
+            if isinstance(value, tuple) and all(isinstance(item, str) for item in value):
+                return
+        elif option is float and isinstance(value, int | float) and not isinstance(value, bool):
+            return
+        elif option is int and isinstance(value, bool):
+            continue
+        elif isinstance(value, option):
+            return
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "nothing"}
+    described = " or ".join(words.get(option, "a list of names") for option in allowed)
+    raise UserError(f"{name} must be {described}, got {value!r}")

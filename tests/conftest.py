@@ -1,0 +1,82 @@
+"""What the tests share: quiet TensorFlow, a scripted model whose answers can be read, and one small run that is trained once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import itertools
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lm.training import loop
+from keras_lm.training.run import Run
+from keras_lm.training.settings import TrainingSettings
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seed() -> None:
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _scratch(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def scripted_model(script: list[int], vocabulary_size: int) -> keras.Model:
+    """A model that says `script` whatever it is asked: after token number n (n = its position in the script) comes token n+1.
+
+    Built from an Embedding and a Dense alone: the embedding is the identity, the kernel a permutation, so that each token of the
+    script (all different) is followed by the next one.
+    """
+    kernel = np.zeros((vocabulary_size, vocabulary_size), np.float32)
+    for token, following in itertools.pairwise(script):
+        kernel[token, following] = 50.0
+    model = keras.Sequential(
+        [
+            keras.Input([None], dtype="int32"),
+            keras.layers.Embedding(vocabulary_size, vocabulary_size),
+            keras.layers.Dense(vocabulary_size, use_bias=False),
+        ]
+    )
+    model.set_weights([np.eye(vocabulary_size, dtype=np.float32), kernel])
+    return model
+
+
+@pytest.fixture(scope="session")
+def small_settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings:
+    """A GRU on the language reference that every Python brings."""
+    return TrainingSettings(
+        corpus="pydoc",
+        model="gru",
+        embedding_dim=32,
+        hidden_dim=64,
+        num_layers=1,
+        sequence_length=32,
+        batch_size=16,
+        steps=60,
+        evaluate_every=30,
+        warmup_steps=10,
+        learning_rate=0.01,
+        sample_prompt="The ",
+        sample_tokens=20,
+        out=str(tmp_path_factory.mktemp("runs") / "small"),
+    )
+
+
+@pytest.fixture(scope="session")
+def small_run(small_settings: TrainingSettings) -> Run:
+    """A run of `small_settings`, trained to its end. Tests must not change it."""
+    run = loop.prepare(small_settings)
+    loop.train(run)
+    return run
+
+
+def as_ids(rows: list[list[int]]) -> tf.RaggedTensor:
+    return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1)

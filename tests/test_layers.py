@@ -1,0 +1,107 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lm import layers
+
+
+def run_layer_test(build, width=16):
+    """Config round trip, dynamic batch and time, XLA on and off, mixed precision, for a layer of (batch, time, width)."""
+    layer = build()
+    x = np.random.normal(size=(2, 5, width)).astype(np.float32)
+    expected = layer(x).numpy()
+    assert expected.shape == x.shape
+
+    clone = type(layer).from_config(layer.get_config())
+    clone.build(x.shape)
+    clone.set_weights(layer.get_weights())
+    np.testing.assert_allclose(clone(x), expected, atol=1e-6)
+    assert clone.get_config() == layer.get_config()
+
+    for jit_compile in (False, True):
+        compiled = tf.function(layer, input_signature=[tf.TensorSpec([None, None, width])], jit_compile=jit_compile)
+        np.testing.assert_allclose(compiled(x), expected, atol=1e-5)
+        assert compiled(x[:1, :3]).shape == (1, 3, width)
+
+    mixed = type(layer).from_config({**layer.get_config(), "dtype": "mixed_bfloat16"})
+    mixed.build(x.shape)
+    mixed.set_weights(layer.get_weights())
+    assert mixed(x).dtype == tf.bfloat16
+    np.testing.assert_allclose(tf.cast(mixed(x), tf.float32), expected, atol=0.1)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: layers.CausalSelfAttention(num_heads=4),
+        lambda: layers.CausalSelfAttention(num_heads=4, num_kv_heads=2, rotary=False, use_bias=True),
+        lambda: layers.TransformerBlock(num_heads=4, feed_forward_dim=32, context_length=8),
+        lambda: layers.TransformerBlock(num_heads=4, feed_forward_dim=32, context_length=8, normalization="rms", activation="silu"),
+        lambda: layers.PositionEmbedding(context_length=8),
+    ],
+    ids=["attention", "grouped-attention", "block", "rms-silu-block", "positions"],
+)
+def test_layer(build):
+    run_layer_test(build)
+
+
+def test_attention_agrees_with_keras():
+    """Against `keras.layers.MultiHeadAttention` with its causal mask, the same weights in both."""
+    ours = layers.CausalSelfAttention(num_heads=4, rotary=False)
+    x = np.random.normal(size=(2, 7, 16)).astype(np.float32)
+    ours(x)
+    theirs = keras.layers.MultiHeadAttention(num_heads=4, key_dim=4, use_bias=False)
+    theirs(x, x, use_causal_mask=True)
+    kernel, output = ours.get_weights()
+    kernel = kernel.reshape(16, 3, 4, 4)
+    theirs.set_weights([kernel[:, 0], kernel[:, 1], kernel[:, 2], output.reshape(4, 4, 16)])
+    np.testing.assert_allclose(ours(x), theirs(x, x, use_causal_mask=True), atol=1e-6)
+
+
+def test_grouped_attention_agrees_with_keras():
+    ours = layers.CausalSelfAttention(num_heads=4, num_kv_heads=2, rotary=False)
+    x = np.random.normal(size=(2, 7, 16)).astype(np.float32)
+    ours(x)
+    theirs = keras.layers.GroupQueryAttention(head_dim=4, num_query_heads=4, num_key_value_heads=2, use_bias=False)
+    theirs(x, x, use_causal_mask=True)
+    kernel, output = ours.get_weights()
+    kernel = kernel.reshape(16, 8, 4)
+    theirs.set_weights([kernel[:, :4], kernel[:, 4:6], kernel[:, 6:], output.reshape(4, 4, 16)])
+    np.testing.assert_allclose(ours(x), theirs(x, x, use_causal_mask=True), atol=1e-6)
+
+
+def test_attention_sees_nothing_of_what_comes_after():
+    layer = layers.CausalSelfAttention(num_heads=2)
+    x = np.random.normal(size=(1, 6, 8)).astype(np.float32)
+    changed = x.copy()
+    changed[:, 4:] += 1.0
+    np.testing.assert_array_equal(layer(x)[:, :4], layer(changed)[:, :4])
+    assert np.abs(layer(x)[:, 4:] - layer(changed)[:, 4:]).max() > 1e-3
+
+
+def test_rotary_scores_depend_on_the_distance_alone():
+    query, key = np.random.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
+    score = lambda i, j: float(tf.reduce_sum(layers.rotate(query, tf.constant([[i]])) * layers.rotate(key, tf.constant([[j]]))))
+    assert score(3, 1) == pytest.approx(score(103, 101), abs=1e-4)
+    assert score(3, 1) != pytest.approx(score(3, 2), abs=1e-4)
+
+
+def test_rotary_is_a_rotation_of_complex_numbers():
+    x = np.random.normal(size=(1, 5, 1, 8)).astype(np.float32)
+    turned = layers.rotate(tf.constant(x), tf.range(5)[None]).numpy()
+    numbers = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * np.arange(5)[None, :, None, None] * 10000.0 ** (-np.arange(4) / 4))
+    np.testing.assert_allclose(turned, np.concatenate([numbers.real, numbers.imag], -1), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_heads": 3}, "num_heads must divide the width: got 3 heads for a width of 16"),
+        ({"num_heads": 16}, "rotary positions need an even head width"),
+        ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads must divide num_heads: got 3 and 4"),
+    ],
+)
+def test_heads_that_do_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layers.CausalSelfAttention(**arguments)(np.zeros((1, 2, 16), np.float32))

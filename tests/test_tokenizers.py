@@ -1,0 +1,151 @@
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+import sentencepiece
+import tensorflow as tf
+
+from keras_lm import corpora, tokenizers
+from keras_lm.errors import UserError
+from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+
+hypothesis.settings.register_profile("tests", deadline=None, max_examples=150, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
+
+ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """All four, fitted to the same mixture of English and Chinese."""
+    documents = list(corpora.open_corpus("pydoc").documents())[:500] + list(corpora.open_corpus("peoples-daily").documents())[:300]
+    sizes = {"wordpiece": 4000, "sentencepiece": 4000}
+    return {kind: tokenizer.fit(documents, sizes.get(kind)) for kind, tokenizer in tokenizers.TOKENIZERS.items()}
+
+
+def round_trip(tokenizer, text):
+    return tokenizer.detokenize(tokenizer.tokenize(tf.constant([text]))).numpy()[0]
+
+
+@hypothesis.given(text=ANY_TEXT)
+def test_bytes_bring_back_any_text(text):
+    assert round_trip(ByteTokenizer(), text).decode() == text
+
+
+@hypothesis.given(data=st.binary())
+def test_bytes_bring_back_any_bytes(data):
+    assert round_trip(ByteTokenizer(), data) == data
+
+
+@hypothesis.given(text=ANY_TEXT)
+def test_characters_bring_back_text_they_know(text):
+    tokenizer = CharacterTokenizer.fit([text])
+    assert round_trip(tokenizer, text).decode() == text
+    assert tokenizer.unknown_characters(text) == []
+
+
+@pytest.mark.parametrize("kind", ["char", "wordpiece"])
+@hypothesis.given(text=ANY_TEXT | st.text("abc dE.,'\n  ▁#中国人9"))
+def test_text_without_unknowns_comes_back_exactly(fitted, kind, text):
+    tokenizer = fitted[kind]
+    ids = tokenizer.tokenize(tf.constant([text]))
+    back = tokenizer.detokenize(ids).numpy()[0].decode()
+    if tokenizer.unknown_id in ids.flat_values.numpy():
+        assert "\ufffd" in back
+    else:
+        assert back == text
+
+
+@hypothesis.given(text=ANY_TEXT)
+def test_sentencepiece_has_no_unknowns(fitted, text):
+    # U+2581 is SentencePiece's own sign for the space, and NUL ends its strings.
+    hypothesis.assume("▁" not in text and "\0" not in text)
+    assert round_trip(fitted["sentencepiece"], text).decode() == text
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+def test_real_text_comes_back(fitted, kind):
+    texts = list(corpora.open_corpus("pydoc").documents())[:500]
+    ids = fitted[kind].tokenize(tf.constant(texts))
+    assert ids.dtype == tf.int32
+    assert [text.decode() for text in fitted[kind].detokenize(ids).numpy()] == texts
+    assert int(tf.reduce_max(ids)) < fitted[kind].vocabulary_size
+    assert int(tf.reduce_min(ids)) >= tokenizers.NUM_SPECIAL
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+def test_save_and_load(fitted, kind, tmp_path):
+    fitted[kind].save(tmp_path)
+    loaded = tokenizers.load(tmp_path)
+    texts = tf.constant(["class A:\n    pass", "中华人民共和国", ""])
+    assert type(loaded) is type(fitted[kind])
+    assert loaded.vocabulary_size == fitted[kind].vocabulary_size
+    assert loaded.tokenize(texts).to_list() == fitted[kind].tokenize(texts).to_list()
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+def test_special_ids_are_not_text(fitted, kind):
+    tokenizer = fitted[kind]
+    text = tokenizer.tokenize(tf.constant(["the"]))[0].numpy().tolist()
+    dense = tf.constant([[tokenizer.pad_id, tokenizer.start_id, *text, tokenizer.end_id]])
+    assert tokenizer.detokenize(dense).numpy()[0] == b"the"
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+def test_no_texts_and_empty_texts(fitted, kind):
+    tokenizer = fitted[kind]
+    assert tokenizer.tokenize(tf.constant([], tf.string)).shape[0] == 0
+    assert tokenizer.detokenize(tokenizer.tokenize(tf.constant(["", ""]))).numpy().tolist() == [b"", b""]
+
+
+def test_unknown_characters_are_named_and_shown(fitted):
+    tokenizer = CharacterTokenizer.fit(["abc"])
+    assert tokenizer.unknown_characters("a☃b☃中") == ["☃", "中"]
+    assert round_trip(tokenizer, "a☃b").decode() == "a\ufffdb"
+    assert fitted["byte"].unknown_characters("☃") == fitted["sentencepiece"].unknown_characters("☃") == []
+
+
+def test_invalid_utf8_becomes_unknown():
+    assert CharacterTokenizer.fit(["abc"]).tokenize(tf.constant([b"a\xffb"])).to_list() == [[4, 1, 5]]
+
+
+def test_vocabulary_size_bounds_the_vocabulary(fitted):
+    assert CharacterTokenizer.fit(["aaabbc"], 6).vocabulary == ("a", "b")
+    assert fitted["wordpiece"].vocabulary_size <= 4000
+    with pytest.raises(UserError, match="vocabulary_size must be over 4"):
+        CharacterTokenizer.fit(["a"], 4)
+    with pytest.raises(UserError, match="too small for WordPiece"):
+        WordPieceTokenizer.fit(["some words here"], 8)
+    with pytest.raises(UserError, match="SentencePiece could not learn a vocabulary of 50"):
+        SentencePieceTokenizer.fit(["some words here"], 50)
+    with pytest.raises(UserError, match="leave vocabulary_size out"):
+        ByteTokenizer.fit([], 100)
+
+
+def test_wordpiece_shares_pieces_between_words(fitted):
+    ids = fitted["wordpiece"].tokenize(tf.constant(["the the statement statements"]))[0]
+    assert len(ids) < 10
+    assert ids[1].numpy() == fitted["wordpiece"].tokenize(tf.constant(["a the"]))[0][1].numpy()
+
+
+def test_sentencepiece_agrees_with_its_own_package(fitted, tmp_path):
+    fitted["sentencepiece"].save(tmp_path)
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.model"))
+    texts = list(corpora.open_corpus("peoples-daily").documents())[300:400]
+    assert fitted["sentencepiece"].tokenize(tf.constant(texts)).to_list() == reference.encode(texts)
+
+
+def test_fit_takes_a_dataset():
+    dataset = tf.data.Dataset.from_tensor_slices(["床前明月光", "疑是地上霜"])
+    assert CharacterTokenizer.fit(dataset).vocabulary == CharacterTokenizer.fit(["床前明月光", "疑是地上霜"]).vocabulary
+
+
+def test_works_inside_tf_data(fitted):
+    dataset = tf.data.Dataset.from_tensor_slices(["the class", "a"]).batch(2).map(fitted["char"].tokenize)
+    assert next(iter(dataset)).to_list() == fitted["char"].tokenize(tf.constant(["the class", "a"])).to_list()
+
+
+def test_unknown_kind_and_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'wordpiece'"):
+        tokenizers.get("wordpeice")
+    with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
+        tokenizers.load(tmp_path)
