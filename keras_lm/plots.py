@@ -39,15 +39,8 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLik
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, [line["loss"] for line in metrics], marker=".", label="training (mean since the last evaluation)")
-    axes.plot(steps, validation, marker=".", label="validation")
-    axes.annotate(
-        f"best: {validation[best]:.3f}",
-        (steps[best], validation[best]),
-        xytext=(0, 24),
-        textcoords="offset points",
-        ha="right",
-        arrowprops={"arrowstyle": "-", "color": "0.5"},
-    )
+    (line,) = axes.plot(steps, validation, marker=".", label=f"validation (best {validation[best]:.3f} at step {steps[best]:,})")
+    axes.plot(steps[best], validation[best], marker="o", markersize=9, markerfacecolor="none", color=line.get_color())
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats a token)")
     axes.set_xlim(left=0)

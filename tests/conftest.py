@@ -80,3 +80,9 @@ def small_run(small_settings: TrainingSettings) -> Run:
 
 def as_ids(rows: list[list[int]]) -> tf.RaggedTensor:
     return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1)
+
+
+@pytest.fixture(scope="session")
+def repository() -> pathlib.Path:
+    """The root of the checkout."""
+    return pathlib.Path(__file__).resolve().parents[1]

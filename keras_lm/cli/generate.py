@@ -20,7 +20,12 @@ Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gi
 
 
 def parser() -> options.Parser:
-    result = options.Parser(prog="keras_lm-generate", description="Generate text from a trained model.", epilog=_EPILOG)
+    result = options.Parser(
+        prog="keras_lm-generate",
+        usage="%(prog)s RUN --prompt TEXT [flags]",
+        description="Generate text from a trained model.",
+        epilog=_EPILOG,
+    )
     result.add_argument("model", metavar="RUN", help="a run folder, or an exported folder (saved_models/NAME)")
     result.add_argument("--prompt", metavar="TEXT", required=True, help="what the text begins with")
     result.add_argument(
@@ -29,7 +34,7 @@ def parser() -> options.Parser:
         default="refuse",
         help="characters never seen in training: refuse, or replace by the unknown token",
     )
-    options.add_fields(result.add_argument_group("sampling"), SamplingSettings)
+    options.add_fields(result, SamplingSettings, {"max_new_tokens": "sampling"})
     return result
 
 

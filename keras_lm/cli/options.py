@@ -40,17 +40,25 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
-def add_fields(parser: argparse.ArgumentParser, settings: type, choices: Mapping[str, Sequence[str]] | None = None) -> None:
+def add_fields(
+    parser: argparse.ArgumentParser,
+    settings: type,
+    groups: Mapping[str, str],
+    choices: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Adds a flag for each field of a dataclass.
 
     Args:
         parser: Gets the flags.
         settings: A dataclass whose docstring describes every field under `Args:`.
+        groups: Headings of the help, by the field that each begins with; the first field must be there.
         choices: The words that a field takes, for the fields that take words.
     """
     described = argument_descriptions(settings.__doc__)
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
+        if field.name in groups:
+            group = parser.add_argument_group(groups[field.name])
         flag = "--" + field.name.replace("_", "-")
         options = list(typing.get_args(hints[field.name]) if isinstance(hints[field.name], types.UnionType) else [hints[field.name]])
         kind = next(option for option in options if option is not types.NoneType)
@@ -60,13 +68,13 @@ def add_fields(parser: argparse.ArgumentParser, settings: type, choices: Mapping
             text += f" (default: {shown})"
         arguments: dict[str, object] = {"dest": field.name, "default": argparse.SUPPRESS, "help": text}
         if kind is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, **arguments)
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, **arguments)
         elif typing.get_origin(kind) is tuple:
-            parser.add_argument(flag, type=_names, metavar="A,B", **arguments)
+            group.add_argument(flag, nargs="+", action=_Tuple, metavar="TEXT", **arguments)
         else:
             words = (choices or {}).get(field.name)
             metavar = "|".join(words) if words else {int: "N", float: "F", str: "TEXT"}[kind]
-            parser.add_argument(flag, type=_converter(kind), metavar=metavar, **arguments)
+            group.add_argument(flag, type=_converter(kind), metavar=metavar, **arguments)
 
 
 def argument_descriptions(docstring: str) -> dict[str, str]:
@@ -91,8 +99,9 @@ def argument_descriptions(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name for name in text.split(",") if name)
+class _Tuple(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, tuple(values))
 
 
 def _converter(kind: type) -> Callable[[str], object]:

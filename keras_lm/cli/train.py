@@ -10,7 +10,7 @@ from keras_lm import corpora
 from keras_lm.cli import options
 from keras_lm.errors import UserError
 from keras_lm.training.run import Run, check_free, read_yaml, settings_from
-from keras_lm.training.settings import CHOICES, TrainingSettings
+from keras_lm.training.settings import CHOICES, GROUPS, TrainingSettings
 
 _MAY_CHANGE = ("steps", "patience", "checkpoint_every", "keep_checkpoints", "sample_prompt", "sample_tokens", "export", "out")
 
@@ -24,10 +24,15 @@ samples.txt and curves.png. Ctrl-C saves first. Flags come on top of --config.""
 
 
 def parser() -> options.Parser:
-    result = options.Parser(prog="keras_lm-train", description="Train a language model on text.", epilog=_EPILOG)
+    result = options.Parser(
+        prog="keras_lm-train",
+        usage="%(prog)s [--config FILE] [--resume] [flags]",
+        description="Train a language model on text.",
+        epilog=_EPILOG,
+    )
     result.add_argument("--config", metavar="FILE", help="YAML file of 'field: value' lines, the fields being the flags below with _ for -")
     result.add_argument("--resume", action="store_true", help="go on with the run in --out from its last checkpoint")
-    options.add_fields(result.add_argument_group("settings"), TrainingSettings, CHOICES)
+    options.add_fields(result, TrainingSettings, GROUPS, CHOICES)
     return result
 
 

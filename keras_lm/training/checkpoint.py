@@ -64,6 +64,6 @@ class Checkpointer:
             raise UserError(f"{self._manager.directory} holds no checkpoint: nothing to resume")
         try:
             self._checkpoint.restore(latest).assert_consumed()
-        except (tf.errors.OpError, AssertionError, ValueError) as error:
+        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"the checkpoint {latest} cannot be read: {reason}") from None

@@ -20,7 +20,20 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("cosine", "constant"),
     "xla": ("auto", "on", "off"),
 }
-"""The words that a field takes. The tables of the library hold the same names, and a test compares them."""
+"""The words that a field takes. The tables of the library hold the same names as these and `CLEANERS`, and a test compares them."""
+
+
+CLEANERS = ("control", "lower", "nfkc", "whitespace")
+
+GROUPS: dict[str, str] = {
+    "corpus": "text",
+    "tokenizer": "tokens",
+    "model": "model",
+    "optimizer": "optimisation",
+    "steps": "course of the run",
+    "export": "output",
+}
+"""Headings of `--help`, by the field that each begins with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +45,7 @@ class TrainingSettings:
         document: What one document of a text file is: line, paragraph or file.
         errors: Bytes that are not UTF-8: strict refuses them, replace reads them as U+FFFD.
         data_dir: Folder of prepared TensorFlow datasets; default their own.
-        clean: Cleaners to apply in this order, separated by commas: control, lower, nfkc, whitespace.
+        clean: Cleaners to apply, in this order: control, lower, nfkc, whitespace.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
         tokenizer: What a token is: char, byte, wordpiece or sentencepiece.
         vocabulary_size: Most tokens in the vocabulary; default all characters, or 8000 sub-words.
@@ -135,6 +148,9 @@ class TrainingSettings:
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise unknown_name(name, getattr(self, name), choices)
+        for name in self.clean:
+            if name not in CLEANERS:
+                raise unknown_name("cleaner", name, CLEANERS)
         for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "steps", "batch_size", "accumulate"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints"):

@@ -89,6 +89,7 @@ def test_prompt_length_and_knobs_do_not_recompile(name):
     assert sampler.num_compilations == 3
 
 
+@pytest.mark.slow
 def test_generation_goes_on_beyond_the_context():
     sampler = sampler_of("transformer")  # context 16
     rows, reasons = sampler.generate([[5, 6, 7], [8] * 15], SamplingSettings(seed=1, max_new_tokens=60, temperature=2.0))
