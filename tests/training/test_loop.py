@@ -76,7 +76,7 @@ def test_a_run_folder_holds_what_it_should(small_run):
     assert samples.count("=== step ") == 2
     assert samples.count("The ") >= 2
     assert Run.open(small_run.folder).settings == small_run.settings
-    assert not [path for path in small_run.folder.rglob(".*")]  # no temporary file left behind
+    assert not list(small_run.folder.rglob(".*"))  # no temporary file left behind
 
 
 def test_the_result_is_the_validation_loss_of_model_keras(small_run):
@@ -238,7 +238,7 @@ def test_callbacks_are_driven_as_keras_does():
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_a_hint():
-    with pytest.raises(UserError, match="the loss became nan at step .*: lower --learning-rate"):
+    with pytest.raises(UserError, match=r"the loss became nan at step .*: lower --learning-rate"):
         trained(model="simple_rnn", optimizer="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=0, dropout=0.0)
 
 

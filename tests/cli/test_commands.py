@@ -1,0 +1,262 @@
+"""The console scripts as a person types them: the main functions in this process, and real processes where that matters."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from keras_lm.cli import evaluate, export, generate, options, train
+from keras_lm.export import layout
+
+COMMANDS = {"train": train.train, "generate": generate.generate, "evaluate": evaluate.evaluate, "export": export.export}
+BIN = pathlib.Path(sys.executable).parent
+SMALL = "--embedding-dim 16 --num-layers 1 --sequence-length 8 --batch-size 4 --steps 4 --evaluate-every 2 --sample-tokens 5".split()  # noqa: SIM905
+
+
+def call(capsys, command, *arguments):
+    """Runs a command in this process. Returns status, standard output, standard error."""
+    try:
+        status = options.run(lambda: COMMANDS[command]([str(argument) for argument in arguments]), f"keras_lm-{command}")
+    except SystemExit as exit:
+        status = exit.code
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def refused(capsys, command, *arguments):
+    """Runs a command that must end with status 2 and one line. Returns the line."""
+    status, _, error = call(capsys, command, *arguments)
+    assert status == 2
+    assert "Traceback" not in error
+    lines = [line for line in error.splitlines() if line.startswith(f"keras_lm-{command}:")]
+    assert len(lines) == 1
+    assert error.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join(f"{one} plus {two} is {one + two}" for one in range(15) for two in range(15)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(small_run, tmp_path_factory):
+    from keras_lm.export.saved_model import export_run
+
+    folder = tmp_path_factory.mktemp("saved_models") / "small"
+    export_run(small_run, folder)
+    return folder
+
+
+@pytest.mark.parametrize("arguments", [["train", "--help"], ["generate", "--help"], ["evaluate", "--help"], ["export", "--help"]])
+def test_help_answers_in_under_a_second(arguments):
+    command, flag = arguments
+    subprocess.run([BIN / f"keras_lm-{command}", flag], check=True, capture_output=True)  # once to write the byte code
+    start = time.monotonic()
+    result = subprocess.run([BIN / f"keras_lm-{command}", flag], check=True, capture_output=True, text=True)
+    assert time.monotonic() - start < 1
+    assert "usage:" in result.stdout
+    assert "example" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--corpus", "nosuch.txt"], "no such corpus file: 'nosuch.txt'"),
+        (["train", "--corpus", "peples-daily"], "did you mean 'peoples-daily'"),
+        (["train", "--model", "lstn"], "did you mean 'lstm'"),
+        (["train", "--tokenizer", "wordpeice"], "did you mean 'wordpiece'"),
+        (["train", "--stpes", "3"], "unknown argument --stpes: did you mean --steps?"),
+        (["train", "--config", "nosuch.yaml"], "no such file: nosuch.yaml"),
+        (["train", "--steps", "-3"], "steps must be at least 1, got -3"),
+        (["train", "--steps", "few"], "a whole number is needed, got 'few'"),
+        (["train", "--num-heads", "7"], "num_heads must be a divisor of embedding_dim (256), got 7"),
+        (["train", "--out", "nosuch", "--resume"], "no such run: nosuch"),
+        (["generate", "nosuch", "--prompt", "a"], "no such run: nosuch"),
+        (["generate", ".", "--prompt", "a"], "holds neither a run (settings.yaml) nor an export (saved_model.pb)"),
+        (["generate", "nosuch"], "the following arguments are required: --prompt"),
+        (["generate", "nosuch", "--prompt", ""], "the prompt is empty: give at least one character"),
+        (["generate", "nosuch", "--prompt", "a", "--top-p", "0"], "top_p must be over 0 and at most 1, got 0.0"),
+        (["generate", "nosuch", "--prompt", "a", "--top-p", "2"], "top_p must be over 0 and at most 1, got 2.0"),
+        (["generate", "nosuch", "--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0"),
+        (["evaluate", "nosuch"], "no such run: nosuch"),
+        (["export", "nosuch"], "no such run: nosuch"),
+    ],
+)
+def test_bad_arguments_answer_in_under_a_second(arguments, message):
+    command, *rest = arguments
+    start = time.monotonic()
+    result = subprocess.run([BIN / f"keras_lm-{command}", *rest], capture_output=True, text=True)
+    assert time.monotonic() - start < 1
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"keras_lm-{command}: ")
+    assert result.stderr.count("\n") == 1
+    assert message in result.stderr
+
+
+def test_the_whole_way(capsys, text):
+    """Train, generate, evaluate, export, and generate from the export."""
+    status, out, _ = call(capsys, "train", "--corpus", text, "--model", "gru", *SMALL, "--out", "run", "--export", "saved_models/small")
+    assert status == 0
+    assert "best validation loss" in out
+    assert "keras_lm-generate run --prompt" in out
+    assert pathlib.Path("saved_models/small/1/saved_model.pb").is_file()
+
+    knobs = ["--prompt", "3 plus", "--max-new-tokens", 12, "--seed", 3, "--temperature", 0.9, "--top-k", 10, "--top-p", 0.9]
+    status, from_run, _ = call(capsys, "generate", "run", *knobs)
+    assert status == 0
+    assert from_run.startswith("3 plus")
+    for folder in ("saved_models/small", "saved_models/small/1"):
+        assert call(capsys, "generate", folder, *knobs)[1] == from_run
+
+    status, out, _ = call(capsys, "evaluate", "run")
+    assert status == 0
+    assert out.count("\n") == 1
+    result = json.loads(out)
+    assert result["part"] == "test"
+    assert {"loss", "perplexity", "bits_per_character", "bits_per_byte"} <= set(result)
+
+    status, out, _ = call(capsys, "export", "run", "--out", "saved_models/small")
+    assert (status, layout.versions("saved_models/small")) == (0, [1, 2])
+
+
+def test_evaluate_another_corpus(capsys, small_run, text):
+    result = json.loads(call(capsys, "evaluate", small_run.folder, "--corpus", text)[1])
+    characters = sum(map(len, text.read_text().split("\n")))
+    assert (result["part"], result["characters"], result["unknown_tokens"]) == ("all", characters, 0)
+    assert result["tokens"] == characters + 2 * 225 - 1
+    assert "give one of them" in refused(capsys, "evaluate", small_run.folder, "--corpus", text, "--part", "test")
+
+
+def test_evaluate_gives_the_loss_of_training(capsys, small_run):
+    result = json.loads(call(capsys, "evaluate", small_run.folder, "--part", "validation")[1])
+    assert result["loss"] == pytest.approx(min(line["val_loss"] for line in small_run.read_metrics()), abs=1e-6)
+
+
+@pytest.mark.parametrize("source", ["run", "export"])
+def test_characters_never_seen(capsys, small_run, exported, source):
+    folder = small_run.folder if source == "run" else exported
+    assert "characters never seen in training: ☃ 雪 (--unknown replace" in refused(capsys, "generate", folder, "--prompt", "a ☃雪")
+    status, out, _ = call(capsys, "generate", folder, "--prompt", "a ☃", "--unknown", "replace", "--max-new-tokens", 3)
+    assert (status, out[:3]) == (0, "a ☃")
+
+
+def test_prompt_longer_than_the_context(capsys, text):
+    call(capsys, "train", "--corpus", text, "--model", "transformer", *SMALL, "--out", "run", "--export", "saved_models/t")
+    for folder in ("run", "saved_models/t"):
+        line = refused(capsys, "generate", folder, "--prompt", "1 plus 2 is 3")
+        assert "tokens; the context of 8 has room for 7" in line
+
+
+def test_stop_strings(capsys, small_run):
+    free = call(capsys, "generate", small_run.folder, "--prompt", "The ", "--seed", 1)[1]
+    stopped = call(capsys, "generate", small_run.folder, "--prompt", "The ", "--seed", 1, "--stop", "zz", free[8:10])[1]
+    assert stopped == free[: free.index(free[8:10], 4)] + "\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        (b"", [], "has 0 characters: a language model needs text"),
+        (b"x", [], "has 1 characters: a language model needs text"),
+        (b"too short", ["--split", "contiguous"], "shorter than one window of 8"),
+        (b"caf\xe9\n", [], "is not UTF-8: byte 0xe9 at offset 3; convert it, or go on with --errors replace"),
+    ],
+)
+def test_corpora_that_cannot_be_used(capsys, tmp_path, content, flags, message):
+    (tmp_path / "bad.txt").write_bytes(content)
+    small = SMALL if b"too short" not in content else [*SMALL[:5], "16", *SMALL[6:]]
+    line = refused(capsys, "train", "--corpus", "bad.txt", *small, *flags, "--out", "run")
+    assert message.replace("window of 8", "window of 16") in line
+    assert not pathlib.Path("run").exists()
+
+
+def test_errors_replace_goes_on(capsys, text):
+    text.write_bytes(b"caf\xe9\n" + text.read_bytes())
+    status, _, _ = call(capsys, "train", "--corpus", text, "--model", "gru", *SMALL, "--out", "run", "--errors", "replace")
+    assert status == 0
+
+
+def test_recipe_with_an_unknown_field(capsys):
+    pathlib.Path("r.yaml").write_text("modle: gru\n")
+    assert "r.yaml: unknown field 'modle': did you mean 'model'" in refused(capsys, "train", "--config", "r.yaml")
+
+
+def test_flags_come_on_top_of_a_recipe(capsys, text):
+    pathlib.Path("r.yaml").write_text("corpus: text.txt\nmodel: lstm\nsteps: 100\nout: run\n")
+    call(capsys, "train", "--config", "r.yaml", *SMALL, "--model", "gru")
+    settings = pathlib.Path("run/settings.yaml").read_text()
+    assert "model: gru\n" in settings and "steps: 4\n" in settings
+
+
+def test_a_run_is_not_overwritten_and_keeps_its_settings(capsys, text):
+    flags = ["--corpus", text, "--model", "gru", *SMALL, "--out", "run"]
+    assert call(capsys, "train", *flags)[0] == 0
+    before = pathlib.Path("run/metrics.jsonl").read_text()
+    assert "run already holds a run: go on with it by --resume" in refused(capsys, "train", *flags)
+    line = refused(capsys, "train", "--out", "run", "--resume", "--learning-rate", "0.5")
+    assert "learning_rate is 0.5 here but 0.001 in run" in line
+    assert pathlib.Path("run/metrics.jsonl").read_text() == before
+    assert call(capsys, "train", "--out", "run", "--resume", "--steps", "6")[0] == 0
+    assert [json.loads(line)["step"] for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
+
+
+def start_training(text, *flags):
+    command = [BIN / "keras_lm-train", "--corpus", text, "--model", "gru", *SMALL, *flags]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_prints_how_to_go_on(capsys, text, number):
+    process = start_training(text, "--steps", "100000", "--evaluate-every", "20", "--out", "run")
+    metrics = pathlib.Path("run/metrics.jsonl")
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not (metrics.is_file() and metrics.read_text()):
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "saved; to go on: keras_lm-train --out run --resume" in error
+    assert "Traceback" not in error
+    assert call(capsys, "generate", "run", "--prompt", "1", "--max-new-tokens", 3)[0] == 0
+    reached = json.loads(metrics.read_text().splitlines()[-1])["step"]
+    assert call(capsys, "train", "--out", "run", "--resume", "--steps", reached + 20)[0] == 0
+
+
+def test_a_corpus_larger_than_what_is_read_is_refused_before_tensorflow(tmp_path):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "settings.yaml").write_text("model: gru\n")
+    start = time.monotonic()
+    result = subprocess.run([BIN / "keras_lm-train", "--corpus", "pydoc", "--out", "taken"], capture_output=True, text=True)
+    assert time.monotonic() - start < 1
+    assert (result.returncode, "already holds a run" in result.stderr) == (2, True)
+
+
+NAMESPACE = shutil.which("unshare") and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not NAMESPACE, reason="needs the right to mount (a private mount namespace)")
+@pytest.mark.parametrize(("options_of_mount", "message"), [("size=200k", "No space left on device"), ("ro", "Read-only file system")])
+def test_a_full_or_read_only_disk(tmp_path, text, options_of_mount, message):
+    (tmp_path / "disk").mkdir()
+    train = f"{BIN}/keras_lm-train --corpus text.txt --model gru {' '.join(SMALL)} --out disk/run"
+    command = f"mount -t tmpfs -o {options_of_mount} none disk && exec {train}"
+    result = subprocess.run(["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert message.lower() in result.stderr.splitlines()[-1].lower()
+    assert result.stderr.splitlines()[-1].startswith("keras_lm-train: ")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_broken_pipe_is_no_error(small_run):
+    command = f"{BIN}/keras_lm-evaluate --help | head -1"
+    result = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,64 @@
+"""What the repository says of itself: names, dependencies, commands."""
+
+import configparser
+import importlib
+import re
+import subprocess
+import sys
+
+import keras_lm
+
+
+def test_public_names_exist():
+    for name in keras_lm.__all__:
+        assert getattr(keras_lm, name) is not None
+    assert set(keras_lm.__all__) <= set(dir(keras_lm))
+
+
+def test_importing_the_package_and_the_commands_imports_no_tensorflow():
+    program = (
+        "import sys, keras_lm, keras_lm.cli.train, keras_lm.cli.generate, keras_lm.cli.evaluate, keras_lm.cli.export\n"
+        "print([name for name in ('tensorflow', 'keras', 'numpy', 'matplotlib') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_requirements_are_those_of_setup_cfg(repository):
+    config = configparser.ConfigParser()
+    config.read(repository / "setup.cfg", encoding="utf-8")
+    sections = [
+        config["options"]["install_requires"],
+        config["options.extras_require"]["corpora"],
+        config["options.extras_require"]["test"],
+    ]
+    wanted = {re.sub(r"\s", "", line) for section in sections for line in section.strip().splitlines()}
+    lines = (repository / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    assert {line for line in lines if line and not line.startswith("#")} == wanted
+    assert all(">=" in line and "<" in line for line in wanted)
+
+
+def test_console_scripts_exist(repository):
+    config = configparser.ConfigParser()
+    config.read(repository / "setup.cfg", encoding="utf-8")
+    for line in config["options.entry_points"]["console_scripts"].strip().splitlines():
+        module, _, function = line.partition("=")[2].strip().partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+IMPORT = re.compile(r"^\s*(?:from|import) keras_lm\.?(\w*)(?: import (\w+))?", re.MULTILINE)
+
+
+def test_imports_run_one_way(repository):
+    """A station imports itself and those before it, never a later one."""
+    stations = ("errors", "files", "corpora", "cleaning", "tokenizers", "pipeline", "layers", "models", "evaluation", "plots")
+    stations += ("generation", "training", "export", "cli")
+    for path in (repository / "keras_lm").rglob("*.py"):
+        station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
+        if station == "__init__":
+            continue
+        for imported in re.findall(
+            r"^\s*(?:from|import) keras_lm\.?(\w*)(?: import (\w+))?", path.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            name = imported[0] or imported[1]
+            if name in stations:
+                assert stations.index(name) <= stations.index(station), f"{path.name} imports {name}"
