@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: train test lint format notebooks clean
 
 train: $(INSTALLED)
-	@$(BIN)/keras_lm-train --config recipes/quickstart.yaml $(if $(wildcard runs/quickstart/settings.yaml),--resume)
+	@$(BIN)/keras_lm-train --config recipes/quickstart.yaml $(TRAIN_FLAGS) $(if $(wildcard runs/quickstart/settings.yaml),--resume)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

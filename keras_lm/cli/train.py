@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from keras_lm import corpora
 from keras_lm.cli import options
 from keras_lm.errors import UserError
+from keras_lm.export import layout
 from keras_lm.training.run import Run, check_free, read_yaml, settings_from
 from keras_lm.training.settings import CHOICES, GROUPS, TrainingSettings
 
 _MAY_CHANGE = ("steps", "patience", "checkpoint_every", "keep_checkpoints", "sample_prompt", "sample_tokens", "export", "out")
 
 _EPILOG = """examples:
-  keras_lm-train --corpus book.txt --model lstm --steps 1000 --out runs/book
+  keras_lm-train --corpus book.txt --model lstm --steps 500 --out runs/book
   keras_lm-train --config recipes/quickstart.yaml
   keras_lm-train --out runs/book --resume
 
@@ -52,6 +53,9 @@ def train(arguments: Sequence[str] | None) -> int:
     from keras_lm.export import saved_model
     from keras_lm.training import loop
 
+    finished = resume and any(line["step"] >= run.settings.steps for line in run.read_metrics())
+    if finished:
+        print(f"{run.folder} has all its {run.settings.steps} steps: nothing left to train (--steps N goes further)")
     try:
         run = run or loop.prepare(settings)
         result = loop.train(run, resume=resume)
@@ -63,8 +67,8 @@ def train(arguments: Sequence[str] | None) -> int:
     print(f"run: {run.folder}  (samples.txt, curves.png, metrics.jsonl, model.keras)")
     next_steps = [f"keras_lm-generate {run.folder} --prompt ...", f"keras_lm-evaluate {run.folder}"]
     if run.settings.export:
-        version = saved_model.export_run(run)
-        print(f"export: {version}")
+        if not (finished and layout.is_export(run.settings.export)):
+            print(f"export: {saved_model.export_run(run)}")
         next_steps.append(f"keras_lm-generate {run.settings.export} --prompt ...   # from the SavedModel")
     else:
         next_steps.append(f"keras_lm-export {run.folder} --out saved_models/{run.folder.name}")
