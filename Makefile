@@ -21,7 +21,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 notebooks: $(INSTALLED)
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest -n 0 --nbmake notebooks
 
 $(INSTALLED): requirements.txt setup.cfg
 	@echo "making $(VENV): about 3 GB and a few minutes, once"

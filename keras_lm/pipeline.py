@@ -297,8 +297,8 @@ def evaluation_batches(
 
     Example:
 
-    >>> sum(weights.sum() for _, _, weights in evaluation_batches(np.arange(10), sequence_length=4, batch_size=2))
-    9.0
+    >>> int(sum(weights.sum() for _, _, weights in evaluation_batches(np.arange(10), sequence_length=4, batch_size=2)))
+    9
     """
     total = len(ids) - 1
     if stateful:

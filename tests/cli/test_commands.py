@@ -179,6 +179,7 @@ def test_corpora_that_cannot_be_used(capsys, tmp_path, content, flags, message):
     assert not pathlib.Path("run").exists()
 
 
+@pytest.mark.slow
 def test_errors_replace_goes_on(capsys, text):
     text.write_bytes(b"caf\xe9\n" + text.read_bytes())
     status, _, _ = call(capsys, "train", "--corpus", text, "--model", "gru", *SMALL, "--out", "run", "--errors", "replace")
@@ -214,7 +215,7 @@ def start_training(text, *flags):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_saves_and_prints_how_to_go_on(capsys, text, number):
     process = start_training(text, "--steps", "100000", "--evaluate-every", "20", "--out", "run")
     metrics = pathlib.Path("run/metrics.jsonl")

@@ -13,6 +13,11 @@ from tests.test_models import SMALL, build
 END = 3
 
 
+def some_slow(*fast):
+    """The models, all but `fast` marked slow: compiling is what takes the time."""
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in SMALL]
+
+
 def sampler_of(name, **kwargs):
     return Sampler(build(name), end_id=END, never=(0, 1, 2), **kwargs)
 
@@ -34,7 +39,7 @@ def test_length_and_stop_end_a_text():
     assert sampler.generate([[9]], settings, stop=[[9, 4]]) == ([[4, 7, 8]], ["length"])  # what stands in the prompt does not stop
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", some_slow("lstm", "transformer-gpt2"))
 def test_greedy_equals_the_loop_a_reader_would_write(name):
     """`model(ids)`, argmax, append, repeat: the full pass each time, no cache."""
     model = build(name)
@@ -51,7 +56,7 @@ def test_greedy_equals_the_loop_a_reader_would_write(name):
         assert ids[len(prompt) :] == row
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", some_slow("gru", "transformer"))
 def test_same_seed_same_text_with_xla_and_without(name):
     settings = SamplingSettings(seed=11, max_new_tokens=10, top_k=12, top_p=0.9, repetition_penalty=1.1)
     prompts = [[5, 6], [7], [8, 9, 10, 11]]
@@ -63,6 +68,7 @@ def test_same_seed_same_text_with_xla_and_without(name):
     assert other != first.generate(prompts, settings)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gru", "transformer"])
 def test_a_text_does_not_depend_on_its_batch(name):
     sampler = sampler_of(name)
@@ -73,7 +79,7 @@ def test_a_text_does_not_depend_on_its_batch(name):
         assert alone[0] == together[row]
 
 
-@pytest.mark.parametrize("name", ["gru", "transformer"])
+@pytest.mark.parametrize("name", [pytest.param("gru", marks=pytest.mark.slow), "transformer"])
 def test_prompt_length_and_knobs_do_not_recompile(name):
     """One compilation a bucket and batch size; none for a knob."""
     sampler = sampler_of(name)
@@ -98,6 +104,7 @@ def test_generation_goes_on_beyond_the_context():
     assert max(map(len, rows)) > 16
 
 
+@pytest.mark.slow
 def test_what_is_beyond_the_context_follows_from_its_last_half():
     model = build("transformer")
     sampler = Sampler(model, end_id=END, never=(0, 1, 2, END))
@@ -108,7 +115,7 @@ def test_what_is_beyond_the_context_follows_from_its_last_half():
 
 
 def test_never_ids_do_not_come_out():
-    rows, _ = sampler_of("gru").generate([[5]] * 16, SamplingSettings(temperature=5.0, max_new_tokens=50))
+    rows, _ = sampler_of("gru", jit_compile=False).generate([[5]] * 16, SamplingSettings(temperature=5.0, max_new_tokens=50))
     assert not {0, 1, 2} & set(itertools.chain(*rows))
 
 
@@ -118,7 +125,7 @@ def test_tokens_are_drawn_from_the_softmax():
     for variable in model.trainable_variables:
         variable.assign(variable * 3)
     probabilities = tf.nn.softmax(model(np.array([[5, 6]], np.int32))[0, -1]).numpy()
-    sampler = Sampler(model, end_id=END)
+    sampler = Sampler(model, end_id=END, jit_compile=False)
     rows, _ = sampler.generate([[5, 6]] * 4000, SamplingSettings(temperature=1.0, max_new_tokens=1, seed=3))
     counts = np.bincount([row[0] for row in rows], minlength=8)
     chi_square = float(((counts - 4000 * probabilities) ** 2 / (4000 * probabilities)).sum())
@@ -128,7 +135,9 @@ def test_tokens_are_drawn_from_the_softmax():
 def test_repetition_penalty_counts_prompt_and_text():
     """Against the loop over the full pass, with CTRL's rule applied to what has occurred."""
     model = build("gru")
-    rows, _ = Sampler(model, end_id=END).generate([[5, 6]], SamplingSettings(temperature=0.0, max_new_tokens=12, repetition_penalty=1.3))
+    rows, _ = Sampler(model, end_id=END, jit_compile=False).generate(
+        [[5, 6]], SamplingSettings(temperature=0.0, max_new_tokens=12, repetition_penalty=1.3)
+    )
     ids = [5, 6]
     while len(ids) < 14 and ids[-1] != END:
         logits = model(np.array([ids], np.int32))[0, -1].numpy()
@@ -136,7 +145,7 @@ def test_repetition_penalty_counts_prompt_and_text():
             logits[token] = logits[token] / 1.3 if logits[token] > 0 else logits[token] * 1.3
         ids.append(int(logits.argmax()))
     assert rows[0] == ids[2:]
-    free, _ = Sampler(model, end_id=END).generate([[5, 6]], SamplingSettings(temperature=0.0, max_new_tokens=12))
+    free, _ = Sampler(model, end_id=END, jit_compile=False).generate([[5, 6]], SamplingSettings(temperature=0.0, max_new_tokens=12))
     assert rows != free
 
 

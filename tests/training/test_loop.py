@@ -88,7 +88,14 @@ def test_the_result_is_the_validation_loss_of_model_keras(small_run):
     assert result.bits_per_character == pytest.approx(result.loss / np.log(2) * result.tokens / result.characters)
 
 
-@pytest.mark.parametrize("changes", [{"model": "transformer"}, {"model": "lstm", "stateful": True}, {"model": "gru", "accumulate": 2}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "transformer"},
+        {"model": "lstm", "stateful": True},
+        pytest.param({"model": "gru", "accumulate": 2}, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("stop_at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_one_that_was_not(changes, stop_at):
     whole, result = trained(out="whole", **changes)
@@ -242,6 +249,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_hint():
         trained(model="simple_rnn", optimizer="sgd", learning_rate=1e30, clip_norm=0.0, warmup_steps=0, dropout=0.0)
 
 
+@pytest.mark.slow
 def test_xla_off_gives_the_same():
     _, compiled = trained(model="transformer", dropout=0.0, out="on")
     _, plain = trained(model="transformer", dropout=0.0, out="off", xla="off")
