@@ -363,6 +363,8 @@ class SentencePieceTokenizer(Tokenizer):
                 user_defined_symbols=["\n"],
                 required_chars=_SPACE,
                 max_sentence_length=1 << 20,
+                input_sentence_size=5_000_000,  # bounds the memory: of a larger text, its beginning
+                shuffle_input_sentence=False,
                 pad_id=PAD_ID,
                 unk_id=UNKNOWN_ID,
                 bos_id=START_ID,

@@ -121,7 +121,8 @@ class _Training:
             "best_step": tf.Variable(0, dtype=tf.int64),
             "best_loss": tf.Variable(math.inf, dtype=tf.float64),
             "worse": tf.Variable(0, dtype=tf.int64),  # evaluations since the best
-            "interval_loss": tf.Variable(0.0, dtype=tf.float64),  # sum of the losses since the last evaluation
+            "interval_steps": tf.Variable(0, dtype=tf.int64),  # steps since the last evaluation
+            "interval_loss": tf.Variable(0.0, dtype=tf.float64),  # and the sum of their losses
         }
         self.checkpointer = Checkpointer(
             run.folder / "checkpoints",
@@ -141,7 +142,6 @@ class _Training:
         self.generator = TextGenerator(self.model, self.tokenizer, clean=settings.clean, documents=settings.documents)
         self.train_step = make_train_step(self.model, self.optimizer, settings, jit_compile=self.jit_compile)
         self.callbacks = keras.callbacks.CallbackList([ProgressBar(), *callbacks], model=self.model)
-        self.last_evaluation: Evaluation | None = None
 
     def run_to_end(self, resume: bool) -> Evaluation:
         settings = self.settings
@@ -166,26 +166,26 @@ class _Training:
                 self.checkpointer.save(step)
             while step < settings.steps and not self._out_of_patience():
                 step = self._interval(step, batches, stop_requested)
+            if stop_requested():
+                raise Interrupted
         self.callbacks.on_train_end()
-        best = [line for line in self.run.read_metrics() if line["step"] == int(self.counters["best_step"].numpy())]
-        if self.last_evaluation is None or not best:
-            return self.evaluator(self.tokens["validation"])
-        return Evaluation(**{name: best[0][f"val_{name}"] for name in Evaluation.__dataclass_fields__})
+        (best,) = [line for line in self.run.read_metrics() if line["step"] == int(self.counters["best_step"].numpy())]
+        return Evaluation(**{name: best[f"val_{name}"] for name in Evaluation.__dataclass_fields__})
 
     def _interval(self, step: int, batches: Iterator, stop_requested: Callable[[], bool]) -> int:
         """Trains up to the next evaluation, evaluates, and returns the step reached."""
         settings = self.settings
-        epoch, _first = divmod(step, settings.evaluate_every)
+        epoch = step // settings.evaluate_every
         end = min((epoch + 1) * settings.evaluate_every, settings.steps)
         self.callbacks.params["steps"] = end - epoch * settings.evaluate_every
         self.callbacks.on_epoch_begin(epoch)
-        total = float(self.counters["interval_loss"].numpy())
+        total, count = float(self.counters["interval_loss"].numpy()), int(self.counters["interval_steps"].numpy())
         clock: float | None = None  # starts after the first step, which compiles
         timed = 0
         logs: dict[str, float] = {}
         while step < end:
             if stop_requested():
-                self._save(step, total)
+                self._save(step, total, count)
                 raise Interrupted
             inputs, targets = next(batches)
             if settings.stateful:
@@ -194,29 +194,28 @@ class _Training:
             tf.nest.map_structure(lambda variable, state: variable.assign(state), self.states, states)
             step += 1
             loss = float(loss)
-            if not math.isfinite(loss):
-                raise UserError(f"the loss became {loss} at step {step}: lower --learning-rate (the last checkpoint is whole)")
-            total += loss
+            _check_finite(loss, step)
+            total, count = total + loss, count + 1
             now = time.perf_counter()
             if clock is None:
                 clock = now
             else:
                 timed += inputs.shape[0] * inputs.shape[1]
-            mean = total / (step - epoch * settings.evaluate_every)
-            logs = {"loss": mean, "perplexity": _exp(mean)}
+            logs = {"loss": total / count, "perplexity": _exp(total / count)}
             if timed:
                 logs["tokens_per_second"] = timed / (now - clock)
             self.callbacks.on_train_batch_end(step - epoch * settings.evaluate_every - 1, logs)
             if step % settings.checkpoint_every == 0 and step < end:
-                self._save(step, total)
+                self._save(step, total, count)
         evaluation = self._evaluate(step, logs)
         self.callbacks.on_epoch_end(epoch, {**logs, "val_loss": evaluation.loss, "val_perplexity": evaluation.perplexity})
-        self._sample(step, evaluation)
-        self._save(step, 0.0)
+        self._sample(step)
+        self._save(step, 0.0, 0)
         return step
 
     def _evaluate(self, step: int, logs: dict[str, float]) -> Evaluation:
-        evaluation = self.last_evaluation = self.evaluator(self.tokens["validation"])
+        evaluation = self.evaluator(self.tokens["validation"])
+        _check_finite(evaluation.loss, step)
         values = {f"val_{name}": value for name, value in vars(evaluation).items()}
         rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
         self.run.append_metrics({"step": step, **logs, "learning_rate": rate, **values})
@@ -231,7 +230,7 @@ class _Training:
         plots.learning_curves(self.run.read_metrics(), self.run.folder / "curves.png")
         return evaluation
 
-    def _sample(self, step: int, evaluation: Evaluation) -> None:
+    def _sample(self, step: int) -> None:
         if not self.settings.sample_tokens:
             return
         prompt = self.settings.sample_prompt
@@ -239,9 +238,10 @@ class _Training:
         self.run.append_sample(step, prompt + result.text)
         print(f"{prompt}{result.text}\n", flush=True)
 
-    def _save(self, step: int, interval_loss: float) -> None:
+    def _save(self, step: int, interval_loss: float, interval_steps: int) -> None:
         self.counters["step"].assign(step)
         self.counters["interval_loss"].assign(interval_loss)
+        self.counters["interval_steps"].assign(interval_steps)
         self.checkpointer.save(step)
 
     def _reset_states_at_epoch(self, step: int) -> None:
@@ -359,6 +359,11 @@ def _signals() -> Iterator[Callable[[], bool]]:
         yield lambda: requested
     finally:
         restore()
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise UserError(f"the loss became {loss} at step {step}: lower --learning-rate (the last checkpoint is whole)")
 
 
 def _exp(loss: float) -> float:

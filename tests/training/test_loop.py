@@ -119,6 +119,16 @@ def test_resuming_a_finished_run_changes_nothing():
     assert (run.folder / "metrics.jsonl").read_text() == before
 
 
+def test_steps_can_be_raised_at_any_step():
+    """The mean loss of the stretch after an evaluation that fell between two others is over its own steps."""
+    run, _ = trained(model="gru", learning_rate=1e-9, dropout=0.0)  # evaluates at 5, 10 and 12
+    longer = Run(run.folder, dataclasses.replace(run.settings, steps=15))
+    loop.train(longer, resume=True)
+    lines = run.read_metrics()
+    assert [line["step"] for line in lines] == [5, 10, 12, 15]
+    assert lines[-1]["loss"] == pytest.approx(lines[0]["loss"], abs=0.3)
+
+
 @pytest.mark.slow
 def test_same_seed_same_run_and_other_seed_another():
     first, second, third = (trained(model="gru", out=out, seed=seed)[1].loss for out, seed in (("a", 1), ("b", 1), ("c", 2)))
