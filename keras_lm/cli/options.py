@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import inspect
 import os
 import re
 import sys
@@ -94,8 +95,9 @@ def argument_descriptions(docstring: str) -> dict[str, str]:
     ... ''')
     {'size': 'How large, in metres.', 'name': 'What it is called.'}
     """
-    section = re.search(r"^ *Args:\n(.*?)(?=\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE).group(1)
-    entries = re.findall(r"^ {8}(\w+): (.*?)(?=\n {8}\w|\Z)", section, re.DOTALL | re.MULTILINE)
+    text = inspect.cleandoc(docstring)  # Python 3.13 takes the indentation away itself
+    section = re.search(r"^Args:\n(.*?)(?=\n\n|\Z)", text, re.DOTALL | re.MULTILINE).group(1)
+    entries = re.findall(r"^ {4}(\w+): (.*?)(?=\n {4}\w|\Z)", section, re.DOTALL | re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in entries}
 
 

@@ -118,9 +118,7 @@ def decode(
 def count_tokens(prompt: tf.Tensor, padding: tf.Tensor, vocabulary_size: int) -> tf.Tensor:
     """How often each id stands in each row: `(batch, n)` and `(batch,)` → `(batch, vocabulary_size)` int32."""
     batch, size = tf.shape(prompt)[0], tf.shape(prompt)[1]
-    rows = (
-        tf.repeat(tf.range(batch)[:, None], size, axis=1) if prompt.shape[1] is None else tf.zeros_like(prompt) + tf.range(batch)[:, None]
-    )
+    rows = tf.zeros_like(prompt) + tf.range(batch)[:, None]
     real = tf.cast(tf.range(size)[None] >= padding[:, None], tf.int32)
     return tf.tensor_scatter_nd_add(tf.zeros([batch, vocabulary_size], tf.int32), tf.stack([rows, prompt], axis=-1), real)
 
