@@ -48,6 +48,7 @@ def decode(
     never: Sequence[int] = (),
     stop: tf.Tensor | None = None,
     counts: tf.Tensor | None = None,
+    salt: tf.Tensor | None = None,
     drawn: tf.Tensor | int = 0,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Extends a batch of prompts.
@@ -62,6 +63,8 @@ def decode(
         never: Ids that are never chosen.
         stop: `(stop strings, length)` int32: tokenized stop strings, aligned right, -1 on their left.
         counts: `(batch, vocabulary)` int32: how often each token occurred before; default: counted in the prompt.
+        salt: `(batch,)` int32, which chooses the random numbers together with the seed; default: made of the prompt, so that two prompts
+            with one seed do not draw the same numbers.
         drawn: How many tokens the rows have drawn already, where this call goes on with a text.
 
     Returns:
@@ -74,8 +77,10 @@ def decode(
     forbidden[list(never)] = filters.FORBIDDEN
     if counts is None:
         counts = count_tokens(prompt, padding, vocabulary)
+    if salt is None:
+        salt = counter_rng.salt_of(prompt, padding)
     stop = tf.fill([0, 1], -1) if stop is None else stop
-    uniforms = counter_rng.uniforms(knobs.seed, tf.zeros([batch, 1], tf.int32) + drawn + tf.range(capacity))  # (batch, capacity)
+    uniforms = counter_rng.uniforms(knobs.seed, salt, tf.zeros([batch, 1], tf.int32) + drawn + tf.range(capacity))  # (batch, capacity)
 
     def next_token(step: tf.Tensor, logits: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
         logits = filters.apply_repetition_penalty(logits, counts, knobs.repetition_penalty) + forbidden
@@ -208,13 +213,14 @@ class Sampler:
         reasons = [""] * batch
         stop_table = _stop_table(stop)
         windows = texts
+        salt = counter_rng.salt_of(*left_padded(_ragged(prompts), max(map(len, prompts))))
         while not all(reasons):
             room = [
                 min(settings.max_new_tokens - len(row), (context or _UNBOUNDED) - len(window))
                 for row, window in zip(generated, windows, strict=True)
             ]
             limits = [0 if reason else size for reason, size in zip(reasons, room, strict=True)]
-            ids, lengths, codes = self._round(windows, limits, generated, texts, settings, stop_table)
+            ids, lengths, codes = self._round(windows, limits, generated, texts, settings, stop_table, salt)
             for row in range(batch):
                 if reasons[row]:
                     continue
@@ -226,11 +232,11 @@ class Sampler:
             windows = [text[-max(1, context // 2) :] if context else text[-1:] for text in texts]
         return generated, reasons
 
-    def _round(self, windows, limits, generated, texts, settings, stop_table):
+    def _round(self, windows, limits, generated, texts, settings, stop_table, salt):
         batch = len(windows)
         context = self.decoder.context_length
         capacity = context or max(_SMALLEST_CAPACITY, _power_of_two(max(limits)))
-        prompt, padding = left_padded(tf.ragged.constant(windows, dtype=tf.int32, inner_shape=()), _power_of_two(max(map(len, windows))))
+        prompt, padding = left_padded(_ragged(windows), _power_of_two(max(map(len, windows))))
         counts = np.zeros([batch, self.decoder.vocabulary_size], np.int32)
         for row, text in enumerate(texts):
             np.add.at(counts[row], text, 1)
@@ -247,10 +253,10 @@ class Sampler:
         key = (*prompt.shape, capacity, *stop_table.shape)
         if key not in self._compiled:
             self._compiled[key] = tf.function(self._traced, jit_compile=self.jit_compile, autograph=False)
-        results = self._compiled[key](prompt, padding, knobs.flat(), stop_table, tf.constant(counts), drawn, capacity)
+        results = self._compiled[key](prompt, padding, knobs.flat(), stop_table, tf.constant(counts), salt, drawn, capacity)
         return [result.numpy() for result in results]
 
-    def _traced(self, prompt, padding, knobs, stop, counts, drawn, capacity: int):
+    def _traced(self, prompt, padding, knobs, stop, counts, salt, drawn, capacity: int):
         return decode(
             self.decoder,
             prompt,
@@ -261,8 +267,13 @@ class Sampler:
             never=self.never,
             stop=stop,
             counts=counts,
+            salt=salt,
             drawn=drawn,
         )
+
+
+def _ragged(rows: Sequence[Sequence[int]]) -> tf.RaggedTensor:
+    return tf.ragged.constant([list(row) for row in rows], dtype=tf.int32, ragged_rank=1)
 
 
 _UNBOUNDED = 1 << 30

@@ -20,14 +20,23 @@ def test_threefry_gives_the_published_vectors(counter, key, expected):
 
 
 def test_the_same_numbers_with_and_without_xla():
-    seed, counters = tf.range(5), tf.zeros([5, 1], tf.int32) + tf.range(100)
+    seed, salt, counters = tf.range(5), tf.range(5) - 2, tf.zeros([5, 1], tf.int32) + tf.range(100)
     compiled = tf.function(counter_rng.uniforms, jit_compile=True)
-    np.testing.assert_array_equal(counter_rng.uniforms(seed, counters), compiled(seed, counters))
+    np.testing.assert_array_equal(counter_rng.uniforms(seed, salt, counters), compiled(seed, salt, counters))
 
 
 def test_numbers_are_uniform_and_rows_independent():
-    numbers = counter_rng.uniforms(tf.range(100), tf.zeros([100, 1], tf.int32) + tf.range(1000)).numpy()
+    numbers = counter_rng.uniforms(tf.range(100), tf.zeros([100], tf.int32), tf.zeros([100, 1], tf.int32) + tf.range(1000)).numpy()
     counts, _ = np.histogram(numbers, bins=50, range=(0, 1))
     chi_square = float(((counts - 2000) ** 2 / 2000).sum())
     assert chi_square < 85.4  # 99.9 % of the distribution with 49 degrees of freedom
     assert np.abs(np.corrcoef(numbers) - np.eye(100)).max() < 0.2
+
+
+def test_salt_depends_on_every_id_and_its_place_but_not_on_padding():
+    rows = tf.constant([[0, 0, 5, 6], [0, 0, 6, 5], [0, 5, 5, 6], [5, 6, 0, 0]])
+    salts = counter_rng.salt_of(rows, tf.constant([2, 2, 1, 0])).numpy()
+    assert len(set(salts.tolist())) == 4
+    assert counter_rng.salt_of(tf.constant([[5, 6]]), tf.constant([0])).numpy()[0] == salts[0]
+    compiled = tf.function(counter_rng.salt_of, jit_compile=True)
+    np.testing.assert_array_equal(compiled(rows, tf.constant([2, 2, 1, 0])), salts)
