@@ -27,7 +27,7 @@ $(INSTALLED): requirements.txt setup.cfg
 	@echo "making $(VENV): about 3 GB and a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -r requirements.txt -e .
+	$(BIN)/python -m pip install -r requirements.txt -e .
 	@touch $@
 
 clean:

@@ -36,7 +36,11 @@ def export(arguments: Sequence[str] | None) -> int:
     print(f"exporting {run.folder} ...", file=sys.stderr, flush=True)
     version = export_run(run, out)
     print(f"export: {version}")
-    print("next:", f"keras_lm-generate {out} --prompt ...", f"saved_model_cli show --dir {version} --all", sep="\n  ")
+    next_steps = [
+        options.command("keras_lm-generate", out, "--prompt", "..."),
+        options.command("saved_model_cli", "show", "--dir", str(version), "--all"),
+    ]
+    print("next:", *next_steps, sep="\n  ")
     return 0
 
 

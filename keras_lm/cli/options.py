@@ -13,6 +13,8 @@ import difflib
 import inspect
 import os
 import re
+import shlex
+import shutil
 import sys
 import tempfile
 import traceback
@@ -114,6 +116,15 @@ def _converter(kind: type) -> Callable[[str], object]:
             raise argparse.ArgumentTypeError(f"{'a whole number' if kind is int else 'a number'} is needed, got {text!r}") from None
 
     return convert
+
+
+def command(*words: str) -> str:
+    """A command line to type next: a sibling of the running script, with its folder in front where the shell would not find it."""
+    name, *arguments = words
+    folder = os.path.dirname(sys.argv[0])
+    if folder and not shutil.which(name):
+        name = os.path.join(os.path.relpath(folder), name)
+    return shlex.join([name, *arguments])
 
 
 def run(main: Callable[[], int | None], program: str) -> int:

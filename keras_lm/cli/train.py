@@ -60,18 +60,19 @@ def train(arguments: Sequence[str] | None) -> int:
         run = run or loop.prepare(settings)
         result = loop.train(run, resume=resume)
     except loop.Interrupted:
-        print(f"\nsaved; to go on: keras_lm-train --out {run.folder} --resume", file=sys.stderr)
+        print(f"\nsaved; to go on: {options.command('keras_lm-train', '--out', str(run.folder), '--resume')}", file=sys.stderr)
         return 130
     print(f"best validation loss: {result.loss:.4f} nats a token (perplexity {result.perplexity:.2f}, ", end="")
     print(f"{result.bits_per_character:.3f} bits a character)")
     print(f"run: {run.folder}  (samples.txt, curves.png, metrics.jsonl, model.keras)")
-    next_steps = [f"keras_lm-generate {run.folder} --prompt ...", f"keras_lm-evaluate {run.folder}"]
-    if run.settings.export:
-        if not (finished and layout.is_export(run.settings.export)):
+    folder, export, prompt = str(run.folder), run.settings.export, run.settings.sample_prompt or "..."
+    next_steps = [options.command("keras_lm-generate", folder, "--prompt", prompt), options.command("keras_lm-evaluate", folder)]
+    if export:
+        if not (finished and layout.is_export(export)):
             print(f"export: {saved_model.export_run(run)}")
-        next_steps.append(f"keras_lm-generate {run.settings.export} --prompt ...   # from the SavedModel")
+        next_steps.append(options.command("keras_lm-generate", export, "--prompt", prompt) + "   # from the SavedModel")
     else:
-        next_steps.append(f"keras_lm-export {run.folder} --out saved_models/{run.folder.name}")
+        next_steps.append(options.command("keras_lm-export", folder, "--out", f"saved_models/{run.folder.name}"))
     print("next:", *next_steps, sep="\n  ")
     return 0
 
