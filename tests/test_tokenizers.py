@@ -1,3 +1,5 @@
+import os
+
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -8,7 +10,9 @@ from keras_lm import corpora, tokenizers
 from keras_lm.errors import UserError
 from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
 
-hypothesis.settings.register_profile("tests", deadline=None, max_examples=150, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.register_profile(
+    "tests", derandomize="CI" in os.environ, deadline=None, max_examples=150, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("tests")
 
 ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
