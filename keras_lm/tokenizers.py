@@ -451,7 +451,7 @@ def _batches(items: Iterable[str], size: int) -> Iterator[list[str]]:
 def _without_special(ids: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:
     if not isinstance(ids, tf.RaggedTensor):
         ids = tf.RaggedTensor.from_tensor(ids)
-    # On flat values and row splits: `tf.ragged.boolean_mask` and `from_value_rowids` took 17 s where one row of 4 million ids was very long.
+    # On flat values and row splits: `tf.ragged.boolean_mask` and `from_value_rowids` took 17 s for 4 million ids with one very long row.
     flat = tf.cast(ids.flat_values, tf.int32)
     keep = (flat >= NUM_SPECIAL) | (flat == UNKNOWN_ID)
     kept_before = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], axis=0)
