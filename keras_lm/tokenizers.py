@@ -74,6 +74,20 @@ class Tokenizer(tf.Module, abc.ABC):
         """Ids `(batch, tokens)`, dense or ragged → strings `(batch,)`; padding, start and end are left out."""
 
     @abc.abstractmethod
+    def pieces(self) -> list[bytes]:
+        """What each id writes, in bytes: the special ids nothing, but for the unknown one, which writes U+FFFD.
+
+        Joined, the pieces of any ids are what `detokenize` makes of them. Only SentencePiece differs: where single bytes form no whole
+        UTF-8 character, its `detokenize` writes U+FFFD for each, and the pieces are the bytes themselves; and its unknown token, which
+        no text is made of, writes what its model says (` ⁇ ` by default).
+
+        Example:
+
+        >>> CharacterTokenizer(["中", "a"]).pieces()[4:]
+        [b'\\xe4\\xb8\\xad', b'a']
+        """
+
+    @abc.abstractmethod
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `tokenizer.json` (and, for SentencePiece, its model) into `folder`."""
 
@@ -157,6 +171,9 @@ class CharacterTokenizer(Tokenizer):
         ids = _without_special(ids)
         return tf.strings.unicode_encode(ids.with_flat_values(tf.gather(tf.constant(self._code_points), ids.flat_values)), "UTF-8")
 
+    def pieces(self) -> list[bytes]:
+        return _surfaces(self.vocabulary)
+
     def save(self, folder: str | os.PathLike) -> None:
         _write_description(folder, {"kind": self.kind, "vocabulary": list(self.vocabulary)})
 
@@ -199,6 +216,9 @@ class ByteTokenizer(Tokenizer):
 
     def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         return _join(_without_special(ids), self._strings)
+
+    def pieces(self) -> list[bytes]:
+        return list(self._strings)
 
     def save(self, folder: str | os.PathLike) -> None:
         _write_description(folder, {"kind": self.kind})
@@ -291,6 +311,9 @@ class WordPieceTokenizer(Tokenizer):
     def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         return _join(_without_special(ids), self._strings)
 
+    def pieces(self) -> list[bytes]:
+        return list(self._strings)
+
     def save(self, folder: str | os.PathLike) -> None:
         _write_description(folder, {"kind": self.kind, "vocabulary": list(self.vocabulary)})
 
@@ -382,6 +405,21 @@ class SentencePieceTokenizer(Tokenizer):
 
     def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
         return self._run("detokenize", _without_special(ids))
+
+    def pieces(self) -> list[bytes]:
+        import sentencepiece
+
+        model = sentencepiece.SentencePieceProcessor(model_proto=self._model)
+
+        def written(token: int) -> bytes:
+            piece = model.id_to_piece(token)
+            if model.is_control(token):
+                return b""
+            if model.is_unknown(token):
+                return model.decode([token]).encode()
+            return bytes([int(piece[1:-1], 16)]) if model.is_byte(token) else piece.replace(_SPACE, " ").encode()
+
+        return [written(token) for token in range(self.vocabulary_size)]
 
     def save(self, folder: str | os.PathLike) -> None:
         with replacing(pathlib.Path(folder) / self._file) as temporary:

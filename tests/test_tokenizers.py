@@ -94,6 +94,56 @@ def test_special_ids_are_not_text(fitted, kind):
     assert tokenizer.detokenize(dense).numpy()[0] == b"the"
 
 
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece"])
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=50)
+def test_pieces_joined_are_what_detokenize_writes(fitted, kind, data):
+    tokenizer = fitted[kind]
+    pieces = tokenizer.pieces()
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocabulary_size - 1), max_size=30))
+    assert len(pieces) == tokenizer.vocabulary_size
+    assert b"".join(pieces[token] for token in ids) == tokenizer.detokenize(tf.constant([ids], tf.int32)).numpy()[0]
+
+
+@hypothesis.given(data=st.data())
+@hypothesis.settings(max_examples=50)
+def test_pieces_of_sentencepiece_differ_in_broken_characters_alone(fitted, data):
+    tokenizer = fitted["sentencepiece"]
+    pieces = tokenizer.pieces()
+    whole = [[token] for token, piece in enumerate(pieces) if piece.decode(errors="ignore").encode() == piece]
+    rare = tokenizer.tokenize(tf.constant(["😀", "𝄞ß", "  ", "\n ", "\x01"])).to_list()  # by single bytes, where no piece has them
+    groups = data.draw(st.lists(st.sampled_from(whole) | st.sampled_from(rare), max_size=20))
+    ids = [token for group in groups for token in group]
+    assert len(pieces) == tokenizer.vocabulary_size
+    assert b"".join(pieces[token] for token in ids) == tokenizer.detokenize(tf.constant([ids], tf.int32)).numpy()[0]
+
+
+def test_pieces_of_sentencepiece_are_single_bytes_where_detokenize_replaces_them(fitted):
+    tokenizer = fitted["sentencepiece"]
+    ids = [tokenizer.pieces().index(bytes([value])) for value in "中".encode()]
+    assert tokenizer.detokenize(tf.constant([ids])).numpy()[0] == "中".encode()
+    assert tokenizer.detokenize(tf.constant([ids[:2]])).numpy()[0] == "\ufffd\ufffd".encode()
+    assert b"".join(tokenizer.pieces()[token] for token in ids[:2]).decode(errors="replace") == "\ufffd"
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@hypothesis.given(texts=st.lists(ANY_TEXT.filter(lambda text: "▁" not in text and "\0" not in text), max_size=4))
+@hypothesis.settings(max_examples=50)
+def test_pieces_of_tokenized_texts(fitted, kind, texts):
+    tokenizer, pieces = fitted[kind], fitted[kind].pieces()
+    ids = tokenizer.tokenize(tf.constant(texts, tf.string)).flat_values.numpy().tolist()
+    assert b"".join(pieces[token] for token in ids) == tokenizer.detokenize(tf.constant([ids], tf.int32)).numpy()[0]
+
+
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+def test_special_pieces(fitted, kind):
+    tokenizer = fitted[kind]
+    pieces = tokenizer.pieces()
+    assert pieces[tokenizer.pad_id] == pieces[tokenizer.start_id] == pieces[tokenizer.end_id] == b""
+    if kind != "sentencepiece":
+        assert pieces[tokenizer.unknown_id].decode() == tokenizers.REPLACEMENT
+
+
 @pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
 def test_no_texts_and_empty_texts(fitted, kind):
     tokenizer = fitted[kind]
