@@ -23,6 +23,48 @@ from keras import ops
 Cache = dict[str, tf.Tensor]
 
 
+def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """x · kernel; where `x` is one row, in parts that several cores can take.
+
+    XLA runs a matrix-vector product on one core of a CPU, but the products of a batch beside each other. Cut along the inputs, the kernel
+    stays where it lies: rows of a matrix are a batch of smaller ones. Twice as fast on two cores (`docs/performance.md`).
+
+    Args:
+        x: `(..., inputs)`.
+        kernel: `(inputs, outputs)`.
+
+    Returns:
+        `(..., outputs)`.
+
+    Example:
+
+    >>> product(tf.ones([1, 1, 4]), tf.ones([4, 3])).numpy().tolist()
+    [[[4.0, 4.0, 4.0]]]
+    """
+    inputs, outputs = kernel.shape
+    if not _is_one_row(x) or inputs % _PARTS:
+        return ops.matmul(x, kernel)
+    part = inputs // _PARTS
+    parts = tf.matmul(tf.reshape(x, [_PARTS, 1, part]), tf.reshape(kernel, [_PARTS, part, outputs]))
+    return tf.reshape(tf.reduce_sum(parts, axis=0), [*x.shape[:-1], outputs])
+
+
+_PARTS = 4
+
+
+def apply_dense(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
+    """`layer(x)`, by `product` where `x` is one row."""
+    if not _is_one_row(x) or layer.quantization_mode is not None or layer.compute_dtype != layer.variable_dtype:
+        return layer(x)
+    y = product(x, tf.convert_to_tensor(layer.kernel))
+    return layer.activation(y if layer.bias is None else y + layer.bias)
+
+
+def _is_one_row(x: tf.Tensor) -> bool:
+    on_cpu = not tf.config.list_physical_devices("GPU") and not tf.config.list_physical_devices("TPU")
+    return x.shape[:-1].num_elements() == 1 and on_cpu
+
+
 def rotate(x: tf.Tensor, positions: tf.Tensor, base: float = 10000.0) -> tf.Tensor:
     """Rotary positions: turns each pair `(x[i], x[i + head_dim/2])` by an angle proportional to the position.
 
@@ -126,28 +168,31 @@ class CausalSelfAttention(keras.layers.Layer):
         time = ops.shape(inputs)[1]
         query, key, value = self._project(inputs, tf.range(time)[None])
         visible = tf.range(time)[:, None] >= tf.range(time)[None]
-        return self._attend(query, key, value, visible[None, None, None], "bkgd", training)
+        return self._attend(query, key, value, visible[None, None, None], training)
 
     def init_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:
-        # Time first: the rows of one step then lie together, and writing them is one contiguous copy.
-        shape = [length, batch_size, self.num_kv_heads, self.head_dim]
+        # Heads before time: the two products over the cache are then batches of plain matrices, and XLA does not copy it to transpose it.
+        shape = [batch_size, self.num_kv_heads, length, self.head_dim]
         return {"key": tf.zeros(shape, self.compute_dtype), "value": tf.zeros(shape, self.compute_dtype)}
 
     def extend(self, inputs: tf.Tensor, cache: Cache, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, Cache]:
         count = tf.shape(inputs)[1] if inputs.shape[1] is None else inputs.shape[1]
         slots = start + tf.range(count)
         query, key, value = self._project(inputs, slots[None] - padding[:, None])
-        rows = {"key": tf.transpose(key, [1, 0, 2, 3]), "value": tf.transpose(value, [1, 0, 2, 3])}  # (time, batch, heads, head_dim)
-        cache = {name: tf.tensor_scatter_nd_update(cache[name], slots[:, None], rows[name]) for name in cache}
+        rows = {"key": tf.transpose(key, [0, 2, 1, 3]), "value": tf.transpose(value, [0, 2, 1, 3])}  # (batch, heads, time, head_dim)
         if isinstance(start, int) and start == 0:  # nothing came before: no need to look at the empty rest of the cache
-            keys, layout, key_slots = (key, value), "bkgd", slots
-        else:
-            keys, layout, key_slots = (cache["key"], cache["value"]), "kbgd", tf.range(tf.shape(cache["key"])[0])
+            cache = {name: tf.concat([rows[name], cache[name][:, :, count:]], axis=2) for name in cache}
+            return self._attend(query, key, value, self._visible(slots, slots, padding), False), cache
+        cache = {name: _write(cache[name], rows[name], slots) for name in cache}
+        visible = self._visible(slots, tf.range(tf.shape(cache["key"])[2]), padding)
+        return self._attend_to_cache(query, cache, visible), cache
+
+    def _visible(self, slots: tf.Tensor, key_slots: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
         visible = (key_slots[None, None] <= slots[None, :, None]) & (key_slots[None, None] >= padding[:, None, None])
-        return self._attend(query, *keys, visible[:, None, None], layout, False), cache
+        return visible[:, None, None]  # (batch, 1, 1, queries, keys)
 
     def _project(self, inputs: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        projected = self.qkv(inputs)
+        projected = apply_dense(self.qkv, inputs)
         shape = tf.shape(projected)
         projected = tf.reshape(projected, [shape[0], shape[1], self.num_heads + 2 * self.num_kv_heads, self.head_dim])
         if self.rotary:
@@ -157,16 +202,36 @@ class CausalSelfAttention(keras.layers.Layer):
             query, key = projected[:, :, : self.num_heads], projected[:, :, self.num_heads : -self.num_kv_heads]
         return query, key, projected[:, :, -self.num_kv_heads :]  # each (batch, time, heads, head_dim)
 
-    def _attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, visible: tf.Tensor, layout: str, training: bool) -> tf.Tensor:
-        """`visible` broadcasts to `(batch, kv_heads, heads a kv_head, queries, keys)`; `layout` names the axes of key and value."""
+    def _attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, visible: tf.Tensor, training: bool) -> tf.Tensor:
+        """Keys and values `(batch, keys, kv_heads, head_dim)`; `visible` as `(batch, kv_heads, heads a kv_head, queries, keys)`."""
+        shape = tf.shape(query)
+        query = self._grouped(query)
+        weights = self._weights(tf.einsum("bqgrd,bkgd->bgrqk", query, key), visible)
+        weights = self.weights_dropout(tf.cast(weights, value.dtype), training=training)
+        return self._merged(tf.einsum("bgrqk,bkgd->bqgrd", weights, value), shape)
+
+    def _attend_to_cache(self, query: tf.Tensor, cache: Cache, visible: tf.Tensor) -> tf.Tensor:
+        """As `_attend`, over a cache. Key times query, in this order: in the other one XLA transposes the keys at every step."""
+        shape = tf.shape(query)
+        groups, shared = self.num_kv_heads, self.num_heads // self.num_kv_heads
+        query = tf.transpose(self._grouped(query), [0, 2, 3, 1, 4])  # (batch, kv_heads, heads a kv_head, queries, head_dim)
+        query = tf.reshape(query, [shape[0], groups, shared * shape[1], self.head_dim])
+        scores = tf.linalg.matrix_transpose(tf.matmul(cache["key"], query, transpose_b=True))
+        weights = self._weights(tf.reshape(scores, [shape[0], groups, shared, shape[1], tf.shape(cache["key"])[2]]), visible)
+        weights = tf.reshape(tf.cast(weights, query.dtype), tf.shape(scores))
+        merged = tf.reshape(tf.matmul(weights, cache["value"]), [shape[0], groups, shared, shape[1], self.head_dim])
+        return self._merged(tf.transpose(merged, [0, 3, 1, 2, 4]), shape)
+
+    def _grouped(self, query: tf.Tensor) -> tf.Tensor:
         shape = tf.shape(query)
         grouped = [shape[0], shape[1], self.num_kv_heads, self.num_heads // self.num_kv_heads, self.head_dim]
-        query = tf.reshape(query, grouped) * tf.cast(self.head_dim**-0.5, query.dtype)
-        scores = tf.cast(tf.einsum(f"bqgrd,{layout}->bgrqk", query, key), tf.float32)
-        weights = tf.nn.softmax(tf.where(visible, scores, -1e30))  # not -inf: a padded row sees nothing, and must not become NaN
-        weights = self.weights_dropout(tf.cast(weights, value.dtype), training=training)
-        merged = tf.einsum(f"bgrqk,{layout}->bqgrd", weights, value)
-        return self.output_projection(tf.reshape(merged, [shape[0], shape[1], self.num_heads * self.head_dim]))
+        return tf.reshape(query, grouped) * tf.cast(self.head_dim**-0.5, query.dtype)
+
+    def _weights(self, scores: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
+        return tf.nn.softmax(tf.where(visible, tf.cast(scores, tf.float32), -1e30))  # not -inf: a padded row sees nothing: NaN
+
+    def _merged(self, heads: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+        return apply_dense(self.output_projection, tf.reshape(heads, [shape[0], shape[1], self.num_heads * self.head_dim]))
 
     def get_config(self) -> dict:
         return {
@@ -178,6 +243,13 @@ class CausalSelfAttention(keras.layers.Layer):
             "dropout": self.dropout,
             "output_stddev": self.output_stddev,
         }
+
+
+def _write(cache: tf.Tensor, rows: tf.Tensor, slots: tf.Tensor) -> tf.Tensor:
+    """Puts `(batch, heads, n, head_dim)` into the n `slots` of `(batch, heads, time, head_dim)`."""
+    shape = tf.shape(rows)
+    places = tf.meshgrid(tf.range(shape[0]), tf.range(shape[1]), slots, indexing="ij")
+    return tf.tensor_scatter_nd_update(cache, tf.stack(places, axis=-1), rows)
 
 
 NORMALIZATIONS = ("layer", "rms")
@@ -276,7 +348,7 @@ class TransformerBlock(keras.layers.Layer):
         return x + self._feed_forward(x), cache
 
     def _feed_forward(self, x: tf.Tensor) -> tf.Tensor:
-        return self.narrow(self.activation(self.widen(self.feed_forward_norm(x))))
+        return apply_dense(self.narrow, self.activation(apply_dense(self.widen, self.feed_forward_norm(x))))
 
     def get_config(self) -> dict:
         return {

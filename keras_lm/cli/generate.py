@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from keras_lm.cli import options
 from keras_lm.errors import UserError
 from keras_lm.export import layout
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.settings import WHEN_FULL, BeamSettings, ContrastiveSettings, SamplingSettings
 from keras_lm.training.run import Run
 
+if TYPE_CHECKING:
+    from keras_lm.generation.text import Generated
+
 _EPILOG = """examples:
-  keras_lm-generate runs/quickstart --prompt 中国 --temperature 0.7 --top-k 40
+  keras_lm-generate runs/quickstart --prompt 中国 --temperature 0.7 --top-k 40 --stream
+  keras_lm-generate runs/quickstart --prompt 中国 --num-samples 3 --min-p 0.05 --no-repeat-ngram-size 4
+  keras_lm-generate runs/quickstart --prompt 中国 --num-beams 4 --num-samples 2 --no-repeat-ngram-size 3
+  keras_lm-generate runs/quickstart --prompt "1998 年" --allow "[0-9]{1,2} 月 [0-9]{1,2} 日"
   keras_lm-generate saved_models/quickstart --prompt 中国 --max-new-tokens 50 --seed 7
 
-Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gives the same text."""
+Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gives the same text. The first call compiles the sampler,
+which takes some seconds."""
 
 
 def parser() -> options.Parser:
@@ -28,31 +38,96 @@ def parser() -> options.Parser:
     )
     result.add_argument("model", metavar="RUN", help="a run folder, or an exported folder (saved_models/NAME)")
     result.add_argument("--prompt", metavar="TEXT", required=True, help="what the text begins with")
+    result.add_argument("--stream", action="store_true", help="print the text as it is made")
     result.add_argument(
         "--unknown",
         choices=("refuse", "replace"),
         default="refuse",
         help="characters never seen in training: refuse, or replace by the unknown token",
     )
-    options.add_fields(result, SamplingSettings, {"max_new_tokens": "sampling"})
+    options.add_fields(result, SamplingSettings, {"max_new_tokens": "sampling"}, {"when_full": WHEN_FULL})
+    options.add_fields(
+        result, BeamSettings, {"num_beams": "beam search (more than one beam), which gives the best --num-samples texts"}, only=_BEAM
+    )
+    options.add_fields(
+        result, ContrastiveSettings, {"alpha": "contrastive search, among the --top-k most probable tokens"}, only=("alpha",)
+    )
+    speculative = result.add_argument_group("speculative decoding")
+    speculative.add_argument(
+        "--draft", metavar="RUN|lookup", help="guess ahead with a smaller run of the same tokenizer, or from the text itself"
+    )
     return result
+
+
+_BEAM = ("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping")
+_SHARED = (
+    "max_new_tokens",
+    "min_new_tokens",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+)  # what the searches have in common with sampling
 
 
 def generate(arguments: Sequence[str] | None) -> int:
     given = vars(parser().parse_args(arguments))
-    folder, prompt, unknown = given.pop("model"), given.pop("prompt"), given.pop("unknown")
-    settings = SamplingSettings(**given)
+    folder, prompt, unknown, stream, draft = (given.pop(name) for name in ("model", "prompt", "unknown", "stream", "draft"))
+    search = _search(given)
+    settings = SamplingSettings(**{name: value for name, value in given.items() if name not in (*_BEAM, "alpha")})
     if not prompt:
         raise UserError("the prompt is empty: give at least one character")
+    if stream and settings.num_samples > 1:
+        raise UserError("--stream prints one text: leave --num-samples out")
+    if sum((stream, search is not None, draft is not None)) > 1:
+        raise UserError("--stream, --num-beams, --alpha and --draft exclude each other: give one of them")
     exported = layout.is_export(folder)
     run = None if exported else _open_run(folder)
     if exported:
         layout.find(folder)
+        if stream or search or draft:
+            raise UserError("an export samples, and gives its text at once: --stream, --num-beams, --alpha and --draft need a run folder")
+    guesser = _open_run(draft) if draft not in (None, "lookup") else draft
 
     options.start_tensorflow()
-    text = _from_export(folder, prompt, unknown, settings) if exported else _from_run(run, prompt, unknown, settings)
-    print(prompt + text)
+    if stream:
+        _stream(run, prompt, unknown, settings)
+        return 0
+    with options.Spinner("loading, compiling and generating"):
+        from_run = functools.partial(_from_run, run, search=search, guesser=guesser)
+        texts = (functools.partial(_from_export, folder) if exported else from_run)(prompt, unknown, settings)
+    for number, text in enumerate(texts):
+        if number:
+            print("-" * 20)
+        print(prompt + text.text)
+        if text.tokens is not None:
+            _print_tokens(text.tokens)
     return 0
+
+
+def _search(given: dict[str, object]) -> BeamSettings | ContrastiveSettings | None:
+    """The settings of the search that was asked for by its own flags; flags that it does not know are refused."""
+    beam, contrastive = {name for name in _BEAM if name in given}, "alpha" in given
+    if not beam and not contrastive:
+        return None
+    if beam and contrastive:
+        raise UserError("beam search and --alpha exclude each other")
+    known = {*_SHARED, "stop", "allow", *(("num_samples", *_BEAM) if beam else ("alpha", "top_k"))}
+    for name in given:
+        if name not in known:
+            kind = "beam" if beam else "contrastive"
+            raise UserError(f"--{name.replace('_', '-')} is for sampling: {kind} search does not know it")
+    own = {name: value for name, value in given.items() if name in known - {"stop", "allow", "num_samples"}}
+    if contrastive:
+        return ContrastiveSettings(**own)
+    num_return = given.get("num_samples", 1)
+    return BeamSettings(**{"num_beams": max(BeamSettings().num_beams, num_return), **own}, num_return=num_return)
+
+
+def _print_tokens(tokens) -> None:
+    """A line a token: its text, ln P, and what else was probable."""
+    print()
+    for token in tokens:
+        alternatives = "  ".join(f"{text!r} {logprob:.2f}" for text, logprob in token.alternatives)
+        print(f"{token.text!r:<12} {token.logprob:7.2f}" + (f"   {alternatives}" if alternatives else ""))
 
 
 def _open_run(folder: str) -> Run:
@@ -61,16 +136,45 @@ def _open_run(folder: str) -> Run:
     return Run.open(folder)
 
 
-def _from_run(run: Run, prompt: str, unknown: str, settings: SamplingSettings) -> str:
+def _generator(run: Run, prompt: str, unknown: str, guesser: Run | str | None = None):
     from keras_lm.generation.text import TextGenerator
 
     tokenizer = run.load_tokenizer()
     _check_known(tokenizer, prompt, run.settings.clean, unknown)
-    generator = TextGenerator(run.load_model(), tokenizer, clean=run.settings.clean, documents=run.settings.documents)
-    return generator.generate([prompt], settings)[0].text
+    draft = guesser.load_model() if isinstance(guesser, Run) else guesser
+    return TextGenerator(run.load_model(), tokenizer, clean=run.settings.clean, documents=run.settings.documents, draft=draft)
 
 
-def _from_export(folder: str, prompt: str, unknown: str, settings: SamplingSettings) -> str:
+def _from_run(
+    run: Run,
+    prompt: str,
+    unknown: str,
+    settings: SamplingSettings,
+    search: BeamSettings | ContrastiveSettings | None,
+    guesser: Run | str | None,
+) -> list[Generated]:
+    generator = _generator(run, prompt, unknown, guesser)
+    if search is None:
+        return generator.generate([prompt], settings)
+    from keras_lm.generation.automata import Regex
+
+    rules = {"stop": settings.stop, "allow": Regex(settings.allow) if settings.allow else None}
+    if isinstance(search, ContrastiveSettings):
+        return generator.contrastive_search([prompt], search, **rules)
+    return generator.beam_search([prompt], search, **rules)[0]
+
+
+def _stream(run: Run, prompt: str, unknown: str, settings: SamplingSettings) -> None:
+    with options.Spinner("loading and compiling") as spinner:
+        pieces = _generator(run, prompt, unknown).stream(prompt, settings)
+        first = next(pieces, "")
+        spinner.stop()
+        for piece in itertools.chain([prompt + first], pieces):
+            print(piece, end="", flush=True)
+    print()
+
+
+def _from_export(folder: str, prompt: str, unknown: str, settings: SamplingSettings) -> list[Generated]:
     import tensorflow as tf
 
     from keras_lm import cleaning, tokenizers
@@ -87,10 +191,10 @@ def _from_export(folder: str, prompt: str, unknown: str, settings: SamplingSetti
         raise UserError(f"the prompt has {length} tokens; the context of {context} has room for {context - 1}: shorten it")
     if context and length + settings.max_new_tokens > context:
         print(
-            f"keras_lm-generate: the text will end where the context of {context} tokens does; a run folder goes on beyond it",
+            f"keras_lm-generate: the text will end with the context of {context} tokens (from a run folder, --when-full slide goes on)",
             file=sys.stderr,
         )
-    return generator.generate([prompt], settings)[0].text
+    return generator.generate([prompt], settings)
 
 
 def _check_known(tokenizer, prompt: str, clean: Sequence[str], unknown: str) -> None:

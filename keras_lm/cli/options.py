@@ -11,12 +11,15 @@ import contextlib
 import dataclasses
 import difflib
 import inspect
+import itertools
 import os
 import re
 import shlex
 import shutil
 import sys
 import tempfile
+import threading
+import time
 import traceback
 import types
 import typing
@@ -48,6 +51,7 @@ def add_fields(
     settings: type,
     groups: Mapping[str, str],
     choices: Mapping[str, Sequence[str]] | None = None,
+    only: Sequence[str] | None = None,
 ) -> None:
     """Adds a flag for each field of a dataclass.
 
@@ -56,10 +60,13 @@ def add_fields(
         settings: A dataclass whose docstring describes every field under `Args:`.
         groups: Headings of the help, by the field that each begins with; the first field must be there.
         choices: The words that a field takes, for the fields that take words.
+        only: The fields that get a flag; default all.
     """
     described = argument_descriptions(settings.__doc__)
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
+        if only is not None and field.name not in only:
+            continue
         if field.name in groups:
             group = parser.add_argument_group(groups[field.name])
         flag = "--" + field.name.replace("_", "-")
@@ -191,6 +198,41 @@ def quiet_start() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(saved, 2)
             os.close(saved)
+
+
+class Spinner:
+    """Shows on a terminal that something goes on which cannot say how far it is: a turning stroke and the seconds.
+
+    Args:
+        text: What goes on.
+    """
+
+    def __init__(self, text: str):
+        self._text = text
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._turn, daemon=True)
+
+    def __enter__(self) -> Spinner:
+        if sys.stderr.isatty():
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Takes the line away; more than once does no harm."""
+        if self._thread.is_alive():
+            self._end.set()
+            self._thread.join()
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def _turn(self) -> None:
+        began = time.monotonic()
+        for stroke in itertools.cycle("|/-\\"):
+            print(f"\r{stroke} {self._text} ({time.monotonic() - began:.0f} s)", end="", file=sys.stderr, flush=True)
+            if self._end.wait(0.15):
+                return
 
 
 def start_tensorflow() -> None:

@@ -3,7 +3,7 @@
 Signatures (every input and output has the batch as its first axis, so that TF Serving can batch requests):
 
 - `serving_default`: `prompts` → `text`, with the default knobs;
-- `generate`: `prompts` and the knobs, each `[batch]` or `[1]` → `text`, `num_tokens`, `finish_reason`;
+- `generate`: `prompts` and the numbers of `SamplingSettings`, each `[batch]` or `[1]` → `text`, `num_tokens`, `finish_reason`;
 - `score`: `texts` → `log_likelihood`, `num_tokens`, `perplexity`.
 
 No XLA inside: TF Serving switches it off by default, and a signature that needs it loads and then fails at every call.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import inspect
 import json
 import os
 import pathlib
@@ -26,9 +27,10 @@ import keras
 import tensorflow as tf
 
 from keras_lm import cleaning
+from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.files import replacing_folder
-from keras_lm.generation.sampler import FINISH_REASONS, Knobs, decode, left_padded
+from keras_lm.generation.decode import FINISH_REASONS, Knobs, Rules, bias_against, decode, dtype_of, left_padded
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.state import Decoder
 from keras_lm.generation.text import Generated, prompt_ids
@@ -51,68 +53,48 @@ class _Served(tf.Module):
         cleaner = cleaning.compose(clean)
         context = decoder.context_length
 
-        def complete_any(prompts: tf.Tensor, *knobs: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            nothing = lambda: (tf.zeros([0], tf.string), tf.zeros([0], tf.int32), tf.zeros([0], tf.string))
-            return tf.cond(tf.size(prompts) > 0, lambda: complete(prompts, *knobs), nothing)
+        never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
+        bias = bias_against(never, decoder.vocabulary_size).numpy()
 
-        def complete(prompts: tf.Tensor, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed) -> tuple[tf.Tensor, ...]:
+        def complete_any(prompts: tf.Tensor, knobs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+            nothing = lambda: (tf.zeros([0], tf.string), tf.zeros([0], tf.int32), tf.zeros([0], tf.string))
+            return tf.cond(tf.size(prompts) > 0, lambda: complete(prompts, knobs), nothing)
+
+        def complete(prompts: tf.Tensor, given: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
             rows = tf.shape(prompts)[:1]
-            most = context - 1 if context else _MOST_TOKENS
-            wanted = tf.broadcast_to(tf.clip_by_value(max_new_tokens, 1, most), rows)
+            knobs = Knobs(**{name: tf.broadcast_to(_bounded(name, given[name]), rows) for name in Knobs.names()})
             ids = prompt_ids(tokenizer, cleaner(_valid_utf8(prompts)), documents)
-            longest = tf.maximum(tf.cast(tf.reduce_max(tf.concat([ids.row_lengths(), [1]], axis=0)), tf.int32), 1)
-            prompt, padding = left_padded(ids, tf.minimum(longest, most))
+            longest = tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32)
+            width = 1 + tf.maximum(tf.minimum(longest, context - 1 if context else _MOST_TOKENS), 1)
+            prompt, padding = left_padded(ids, width)
             if context:  # what is kept of a prompt leaves room for the new tokens, but they may not push out more than half of it
-                width = tf.shape(prompt)[1]
-                padding = tf.maximum(padding, width - (context - tf.minimum(wanted, context // 2)))
-                wanted = tf.minimum(wanted, context - (width - padding))
-            knobs = Knobs(
-                max_new_tokens=wanted,
-                temperature=tf.broadcast_to(tf.maximum(temperature, 0.0), rows),
-                top_k=tf.broadcast_to(tf.maximum(top_k, 0), rows),
-                top_p=tf.broadcast_to(tf.clip_by_value(top_p, 1e-6, 1.0), rows),
-                repetition_penalty=tf.broadcast_to(tf.maximum(repetition_penalty, 1e-6), rows),
-                seed=tf.broadcast_to(seed, rows),
-            )
-            new, lengths, reasons = decode(
-                decoder,
-                prompt,
-                padding,
-                knobs,
-                capacity=tf.reduce_max(tf.concat([wanted, [1]], axis=0)),
-                end_id=tokenizer.end_id,
-                never=(tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id),
-            )
+                padding = tf.maximum(padding, width - (context - tf.minimum(knobs.max_new_tokens, context // 2)))
+                room = context - (width - padding)
+            else:
+                room = tf.fill(rows, _MOST_TOKENS)
+            capacity = tf.reduce_max(tf.minimum(knobs.max_new_tokens, room))
+            rules = Rules(end_id=tokenizer.end_id, bias=tf.constant(bias))
+            new, lengths, reasons = decode(decoder, prompt, padding, knobs, rules, capacity=capacity, room=room)
             text = tokenizer.detokenize(tf.RaggedTensor.from_tensor(new, lengths=lengths))
             return _valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
 
-        strings = tf.TensorSpec([None], tf.string)
-        numbers, whole = tf.TensorSpec([None], tf.float32), tf.TensorSpec([None], tf.int32)
-        default = {
-            "max_new_tokens": tf.constant([defaults.max_new_tokens], tf.int32),
-            "temperature": tf.constant([defaults.temperature], tf.float32),
-            "top_k": tf.constant([defaults.top_k], tf.int32),
-            "top_p": tf.constant([defaults.top_p], tf.float32),
-            "repetition_penalty": tf.constant([defaults.repetition_penalty], tf.float32),
-            "seed": tf.constant([defaults.seed], tf.int32),
-        }
+        default = {name: tf.constant([getattr(defaults, name)], dtype_of(name)) for name in Knobs.names()}
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompts")], autograph=False)
         def serving_default(prompts):
-            return {"text": complete_any(prompts, *(tf.constant(value.numpy()) for value in default.values()))[0]}
+            return {"text": complete_any(prompts, {name: tf.constant(value.numpy()) for name, value in default.items()})[0]}
 
-        @tf.function(input_signature=[strings, whole, numbers, whole, numbers, numbers, whole], autograph=False)
-        def generate(
-            prompts,
-            max_new_tokens=default["max_new_tokens"],
-            temperature=default["temperature"],
-            top_k=default["top_k"],
-            top_p=default["top_p"],
-            repetition_penalty=default["repetition_penalty"],
-            seed=default["seed"],
-        ):
-            text, lengths, reasons = complete_any(prompts, max_new_tokens, temperature, top_k, top_p, repetition_penalty, seed)
+        def generate(prompts, *knobs):
+            text, lengths, reasons = complete_any(prompts, dict(zip(default, knobs, strict=True)))
             return {"text": text, "num_tokens": lengths, "finish_reason": reasons}
+
+        # tf.function reads names and defaults from the signature, and so they come into the SignatureDef.
+        parameter = lambda name, **default: inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, **default)
+        generate.__signature__ = inspect.Signature(
+            [parameter("prompts"), *(parameter(name, default=value) for name, value in default.items())]
+        )
+        specs = [tf.TensorSpec([None], tf.string), *(tf.TensorSpec([None], dtype_of(name)) for name in default)]
+        generate = tf.function(generate, input_signature=specs, autograph=False)
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
         def score(texts):
@@ -124,6 +106,30 @@ class _Served(tf.Module):
             return {"log_likelihood": log_likelihood, "num_tokens": count, "perplexity": tf.exp(-mean)}
 
         self.functions = {"serving_default": serving_default, "generate": generate, "score": score}
+
+
+def _bounded(knob: str, value: tf.Tensor) -> tf.Tensor:
+    """What a client sends, brought into the range that `SamplingSettings` allows."""
+    least, most = _BOUNDS[knob]
+    return value if least is None else tf.clip_by_value(value, least, most)
+
+
+_BOUNDS = {
+    "max_new_tokens": (1, _MOST_TOKENS),
+    "min_new_tokens": (0, _MOST_TOKENS),
+    "repetition_penalty": (1e-6, 1e6),
+    "presence_penalty": (-1e6, 1e6),
+    "frequency_penalty": (-1e6, 1e6),
+    "no_repeat_ngram_size": (0, _MOST_TOKENS),
+    "temperature": (0.0, 1e6),
+    "top_k": (0, 2**31 - 1),
+    "top_p": (1e-6, 1.0),
+    "min_p": (0.0, 1.0),
+    "typical_p": (1e-6, 1.0),
+    "epsilon_cutoff": (0.0, 1.0),
+    "eta_cutoff": (0.0, 1.0),
+    "seed": (None, None),
+}
 
 
 def _valid_utf8(text: tf.Tensor) -> tf.Tensor:
@@ -216,7 +222,7 @@ def export_model(
         "clean": list(clean),
         "documents": documents,
         "needs_tensorflow_text": tokenizer.needs_tensorflow_text or bool(cleaning.NEEDS_TENSORFLOW_TEXT & set(clean)),
-        "defaults": {name: value for name, value in vars(defaults).items() if name != "stop"},
+        "defaults": {name: getattr(defaults, name) for name in Knobs.names()},
         "settings": settings or {},
         "metrics": metrics or {},
         "versions": {name: importlib.metadata.version(name) for name in ("keras_lm", "tensorflow", "keras")},
@@ -249,15 +255,13 @@ class ExportedGenerator:
     def generate(self, prompts: Sequence[str], settings: SamplingSettings | None = None) -> list[Generated]:
         """Goes on with each prompt, as `TextGenerator.generate` does; a text ends where the model's context does."""
         settings = settings or SamplingSettings()
-        outputs = self._loaded.signatures["generate"](
-            prompts=tf.constant(list(prompts), tf.string),
-            max_new_tokens=tf.constant([settings.max_new_tokens], tf.int32),
-            temperature=tf.constant([settings.temperature], tf.float32),
-            top_k=tf.constant([settings.top_k], tf.int32),
-            top_p=tf.constant([settings.top_p], tf.float32),
-            repetition_penalty=tf.constant([settings.repetition_penalty], tf.float32),
-            seed=tf.constant([(settings.seed + row) % 2**31 for row in range(len(prompts))], tf.int32),
-        )
+        for name in ("logit_bias", "forbid", "allow", "top_logprobs"):
+            if getattr(settings, name) not in ((), "", None):
+                raise UserError(f"an export does not know {name}: generate from the run folder")
+        if settings.num_samples > 1 or settings.when_full == "slide":
+            raise UserError("an export gives one text for a prompt, within the context: generate from the run folder")
+        knobs = vars(Knobs.of(settings, len(prompts)))
+        outputs = self._loaded.signatures["generate"](prompts=tf.constant(list(prompts), tf.string), **knobs)
         results = []
         for text, count, reason in zip(*(outputs[name].numpy() for name in ("text", "num_tokens", "finish_reason")), strict=True):
             text, reason = text.decode(), reason.decode()

@@ -2,6 +2,7 @@
 
 A model is written once, as its full forward pass. Here its layers are walked: a recurrent layer gives its cell and states, a layer with a
 cache its `init_cache` and `extend` (see `keras_lm.layers`), a position-wise layer is simply called, and any other is refused by name.
+A cache is a structure of tensors laid out `(batch, heads, time, ...)`; the states of a recurrent layer are `(batch, ...)`.
 The full pass and the stepwise one agree; `tests/generation/test_state.py` holds every model to it.
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_lm.layers import apply_dense, product
 from keras_lm.models import run_layers, run_recurrent
 
 State = dict[str, Any]
@@ -99,7 +101,43 @@ class Decoder:
         """As `extend`, with the logits of every new position: `(batch, n, vocabulary_size)`."""
         return self._walk(ids, state, start, padding, last_only=False)
 
-    def _walk(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor, last_only: bool) -> tuple[tf.Tensor, State]:
+    def extend_hidden(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, State]:
+        """As `extend`, with what the output layer reads of every new position, `(batch, n, width)`, between logits and state.
+
+        Raises:
+            ValueError: a model that does not end in a position-wise layer of its own.
+        """
+        hidden: list[tf.Tensor] = []
+        logits, state = self._walk(ids, state, start, padding, last_only=True, hidden=hidden)
+        if not hidden:
+            raise ValueError(f"{self.model.name} has no output layer of its own, so its last hidden vectors are not known")
+        return logits, hidden[-1], state
+
+    def moved(self, state: State, shift: tf.Tensor, length: int | tf.Tensor) -> State:
+        """The state with its first `shift` slots dropped and room for `length` slots; what lies behind the text is not defined."""
+
+        def move(cache: tf.Tensor) -> tf.Tensor:
+            slots = tf.minimum(tf.range(length) + shift, tf.shape(cache)[2] - 1)
+            return tf.gather(cache, slots, axis=2)
+
+        return {
+            layer.name: state[layer.name] if _is_recurrent(layer) else tf.nest.map_structure(move, state[layer.name])
+            for layer in self._remembering
+        }
+
+    def take_rows(self, state: State, rows: tf.Tensor) -> State:
+        """The state of a batch made of the given `rows` of this one, `(new batch,)` int32: to repeat, reorder or drop texts."""
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), state)
+
+    def _walk(
+        self,
+        ids: tf.Tensor,
+        state: State,
+        start: int | tf.Tensor,
+        padding: tf.Tensor,
+        last_only: bool,
+        hidden: list[tf.Tensor] | None = None,
+    ) -> tuple[tf.Tensor, State]:
         state = dict(state)
         # A scan over slots that hold text in every row needs no mask; only the first one can hold padding.
         mask = tf.range(tf.shape(ids)[1])[None] >= padding[:, None] if isinstance(start, int) and start == 0 else None
@@ -110,7 +148,7 @@ class Decoder:
         def replace(layer: keras.Operation) -> Callable:
             def recurrent(x: tf.Tensor, **_: Any) -> tf.Tensor:
                 if x.shape[1] == 1 and mask is None:
-                    output, state[layer.name] = layer.cell(x[:, 0], state[layer.name], training=False)
+                    output, state[layer.name] = step_cell(layer.cell, x[:, 0], state[layer.name])
                     return output[:, None]
                 outputs, state[layer.name] = run_recurrent(layer, x, state[layer.name], mask)
                 return outputs
@@ -121,13 +159,48 @@ class Decoder:
 
             def position_wise(*inputs: Any, **kwargs: Any) -> tf.Tensor:
                 if last_only and layer is output_layer and len(inputs) == 1 and len(inputs[0].shape) == 3:
+                    if hidden is not None:
+                        hidden.append(inputs[0])
                     inputs = (inputs[0][:, -1:],)  # the logits of a prompt's inner positions are the dearest thing nobody reads
-                return layer(*inputs, **kwargs)
+                return apply_dense(layer, *inputs) if type(layer) is keras.layers.Dense else layer(*inputs, **kwargs)
 
             return recurrent if _is_recurrent(layer) else cached if _remembers(layer) else position_wise
 
         logits = tf.cast(run_layers(self.model, ids, replace), tf.float32)
         return (logits[:, -1] if last_only else logits), state
+
+
+def step_cell(cell: keras.layers.Layer, x: tf.Tensor, states: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+    """`cell(x, states)` without dropout; for Keras' LSTM and GRU written out, with their products by `product`.
+
+    Args:
+        cell: Any recurrent cell.
+        x: `(batch, width)`.
+        states: As the cell gives them.
+
+    Returns:
+        Output `(batch, units)` and the new states.
+
+    References:
+        Hochreiter and Schmidhuber 1997 (the cell of articles A0, A2, A3 §4.2); Cho et al. 2014.
+    """
+    plain = cell.compute_dtype == cell.variable_dtype
+    if type(cell) is keras.layers.LSTMCell and plain:
+        hidden, memory = states
+        gates = product(x, tf.convert_to_tensor(cell.kernel)) + product(hidden, tf.convert_to_tensor(cell.recurrent_kernel))
+        i, f, candidate, o = tf.split(gates + cell.bias if cell.use_bias else gates, 4, axis=1)
+        memory = cell.recurrent_activation(f) * memory + cell.recurrent_activation(i) * cell.activation(candidate)
+        hidden = cell.recurrent_activation(o) * cell.activation(memory)
+        return hidden, [hidden, memory]
+    if type(cell) is keras.layers.GRUCell and plain and cell.reset_after and cell.use_bias:
+        (hidden,) = states
+        bias = tf.convert_to_tensor(cell.bias)
+        from_input = tf.split(product(x, tf.convert_to_tensor(cell.kernel)) + bias[0], 3, axis=1)
+        from_state = tf.split(product(hidden, tf.convert_to_tensor(cell.recurrent_kernel)) + bias[1], 3, axis=1)
+        z, r = (cell.recurrent_activation(a + b) for a, b in zip(from_input[:2], from_state[:2], strict=True))
+        hidden = z * hidden + (1 - z) * cell.activation(from_input[2] + r * from_state[2])
+        return hidden, [hidden]
+    return cell(x, states, training=False)
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.Operation]:

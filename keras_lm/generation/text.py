@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
 from keras_lm import cleaning
 from keras_lm.errors import UserError
-from keras_lm.generation.sampler import Sampler
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.automata import Choice, Constraint, Regex
+from keras_lm.generation.beam import BeamSearch
+from keras_lm.generation.contrastive import ContrastiveSearch
+from keras_lm.generation.pieces import TextStream
+from keras_lm.generation.sampler import Continuation, Sampler
+from keras_lm.generation.settings import BeamSettings, ContrastiveSettings, SamplingSettings
+from keras_lm.generation.speculative import SpeculativeSampler
 from keras_lm.tokenizers import Tokenizer
+
+LOOKUP = "lookup"
+"""The `draft` that stands for guesses looked up in the text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Token:
+    """One token of a generated text.
+
+    Attributes:
+        text: What it writes; bytes that are no whole character come out as U+FFFD.
+        logprob: ln P of it under the model itself, before penalties, temperature and filters.
+        alternatives: The most probable tokens in its place, with their ln P, best first.
+    """
+
+    text: str
+    logprob: float
+    alternatives: list[tuple[str, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,12 +46,17 @@ class Generated:
     Attributes:
         text: What was added to the prompt, without it, up to and without a stop string.
         num_tokens: How many tokens were drawn, an ending one included.
-        finish_reason: `"length"`, `"end"` (the model ended the text) or `"stop"`.
+        finish_reason: `"length"`, `"end"` (the model ended the text), `"stop"`, `"context"` (the model's context is full) or `"blocked"`
+            (bias, constraint and `never` together left nothing to choose).
+        tokens: With their log-probabilities, where `top_logprobs` asked for them.
+        score: In beam search, what the texts are ordered by.
     """
 
     text: str
     num_tokens: int
     finish_reason: str
+    tokens: list[Token] | None = None
+    score: float | None = None
 
 
 class TextGenerator:
@@ -39,6 +68,8 @@ class TextGenerator:
         clean: The cleaners its training text went through.
         documents: Whether its training text was split into documents, each with a start token: prompts then begin with one. A model
             of one long text (`--split contiguous`) gets it for an empty prompt alone.
+        draft: A smaller model of the same tokenizer, which guesses ahead (speculative decoding), or `"lookup"`: guesses are looked up in
+            the text. `generate` then takes fewer settings; the texts are distributed as without it.
         jit_compile: Whether XLA compiles the sampler.
 
     Example:
@@ -49,33 +80,157 @@ class TextGenerator:
     >>> result = generator.generate(["Once"], max_new_tokens=5, seed=1)[0]
     >>> result.num_tokens <= 5
     True
+    >>> "".join(generator.stream("Once", max_new_tokens=5, seed=1)) == result.text
+    True
     """
 
     def __init__(
-        self, model: keras.Model, tokenizer: Tokenizer, *, clean: Sequence[str] = (), documents: bool = True, jit_compile: bool = True
+        self,
+        model: keras.Model,
+        tokenizer: Tokenizer,
+        *,
+        clean: Sequence[str] = (),
+        documents: bool = True,
+        draft: keras.Model | str | None = None,
+        jit_compile: bool = True,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.documents = documents
         self._clean = cleaning.compose(clean)
+        self._pieces = tokenizer.pieces()
         never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
-        self.sampler = Sampler(model, end_id=tokenizer.end_id, never=never, jit_compile=jit_compile)
+        self._ids_of = {"end_id": tokenizer.end_id, "never": never, "jit_compile": jit_compile}
+        self.sampler = Sampler(model, pieces=self._pieces, **self._ids_of)
+        self.speculative: SpeculativeSampler | None = None
+        if draft is not None:
+            if isinstance(draft, str) and draft != LOOKUP:
+                raise UserError(f"draft must be a model or {LOOKUP!r}, got {draft!r}")
+            self.speculative = SpeculativeSampler(model, draft=None if draft == LOOKUP else draft, **self._ids_of)
+        self._constraint = functools.lru_cache(maxsize=16)(lambda allow: allow.compile(self._pieces))
 
-    def generate(self, prompts: Sequence[str], settings: SamplingSettings | None = None, **knobs: object) -> list[Generated]:
+    def generate(
+        self, prompts: Sequence[str], settings: SamplingSettings | None = None, *, allow: Regex | Choice | None = None, **knobs: object
+    ) -> list[Generated]:
         """Goes on with each prompt.
 
         Args:
             prompts: Any number of texts of any lengths.
             settings: How to sample; default `SamplingSettings()`.
+            allow: What the new text may be, in place of `settings.allow`.
             **knobs: Fields of `SamplingSettings`, in place of `settings` or on top of it.
 
         Returns:
-            One `Generated` a prompt.
+            `num_samples` `Generated` for each prompt, side by side.
 
         Raises:
-            UserError: a knob out of range, or a prompt that fills the context.
+            UserError: a knob out of range, a prompt that fills the context, a bias for text that is not one token, or a constraint that no
+                text of this tokenizer satisfies.
         """
         settings = dataclasses.replace(settings or SamplingSettings(), **knobs)
+        rules = self._rules(settings, allow)
+        if self.speculative is None:
+            continuations = self.sampler.generate(self._ids(prompts), settings, **rules)
+        elif allow:
+            raise UserError("speculative decoding knows no allow: make the generator without draft")
+        else:
+            plain = dataclasses.replace(settings, logit_bias=(), forbid=())
+            continuations = self.speculative.generate(self._ids(prompts), plain, bias=rules["bias"])
+        return [self._generated(continuation, settings.stop) for continuation in continuations]
+
+    def beam_search(
+        self,
+        prompts: Sequence[str],
+        settings: BeamSettings | None = None,
+        *,
+        stop: Sequence[str] = (),
+        allow: Regex | Choice | None = None,
+        **knobs: object,
+    ) -> list[list[Generated]]:
+        """The most probable continuations of each prompt that a search of some width finds.
+
+        Args:
+            prompts: Any number of texts of any lengths.
+            settings: How to search; default `BeamSettings()`.
+            stop, allow: As in `SamplingSettings` and `generate`.
+            **knobs: Fields of `BeamSettings`, in place of `settings` or on top of it.
+
+        Returns:
+            For each prompt `num_return` texts, best first, with their scores.
+
+        Raises:
+            UserError: as in `generate`.
+        """
+        settings = dataclasses.replace(settings or BeamSettings(), **knobs)
+        rules = self._rules(SamplingSettings(stop=tuple(stop)), allow)
+        found = self._beam_search.generate(self._ids(prompts), settings, **rules)
+        return [
+            [dataclasses.replace(self._generated(Continuation(beam.ids, beam.finish_reason), stop), score=beam.score) for beam in beams]
+            for beams in found
+        ]
+
+    def contrastive_search(
+        self,
+        prompts: Sequence[str],
+        settings: ContrastiveSettings | None = None,
+        *,
+        stop: Sequence[str] = (),
+        allow: Regex | Choice | None = None,
+        **knobs: object,
+    ) -> list[Generated]:
+        """Goes on with each prompt by contrastive search: probable, and unlike what has been said.
+
+        Args:
+            prompts, stop, allow: As in `beam_search`.
+            settings: How to search; default `ContrastiveSettings()`.
+            **knobs: Fields of `ContrastiveSettings`, in place of `settings` or on top of it.
+
+        Returns:
+            One text for each prompt.
+
+        Raises:
+            UserError: as in `generate`.
+        """
+        settings = dataclasses.replace(settings or ContrastiveSettings(), **knobs)
+        rules = self._rules(SamplingSettings(stop=tuple(stop)), allow)
+        continuations = self._contrastive_search.generate(self._ids(prompts), settings, **rules)
+        return [self._generated(continuation, stop) for continuation in continuations]
+
+    @functools.cached_property
+    def _beam_search(self) -> BeamSearch:
+        return BeamSearch(self.model, pieces=self._pieces, **self._ids_of)
+
+    @functools.cached_property
+    def _contrastive_search(self) -> ContrastiveSearch:
+        return ContrastiveSearch(self.model, pieces=self._pieces, **self._ids_of)
+
+    def stream(
+        self,
+        prompt: str,
+        settings: SamplingSettings | None = None,
+        *,
+        allow: Regex | Choice | None = None,
+        chunk_size: int = 8,
+        **knobs: object,
+    ) -> Iterator[str]:
+        """Goes on with one prompt, piece by piece: together they are the text that `generate` gives.
+
+        Args:
+            prompt, settings, allow, **knobs: As in `generate`; one sample.
+            chunk_size: Tokens drawn in one call of the compiled function: more is faster, fewer come sooner.
+
+        Yields:
+            Text that is not empty: whole characters, and never the beginning of a stop string.
+        """
+        settings = dataclasses.replace(settings or SamplingSettings(), **{**knobs, "num_samples": 1})
+        text = TextStream(self._pieces, settings.stop)
+        for (part,) in self.sampler.stream(self._ids([prompt]), settings, chunk_size=chunk_size, **self._rules(settings, allow)):
+            if piece := text.feed(part.ids):
+                yield piece
+        if piece := text.finish():
+            yield piece
+
+    def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
         if not prompts:
             return []
         ids = prompt_ids(self.tokenizer, self._clean(tf.constant(list(prompts))), self.documents).to_list()
@@ -86,15 +241,33 @@ class TextGenerator:
                 raise UserError(
                     f"the prompt {shown!r} has {len(row)} tokens; the context of {context} has room for {context - 1}: shorten it"
                 )
-        stop = self.tokenizer.tokenize(tf.constant(list(settings.stop))).to_list() if settings.stop else []
-        rows, reasons = self.sampler.generate(ids, settings, stop=stop)
-        texts = self.tokenizer.detokenize(tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1)).numpy()
-        results = []
-        for text, row, reason in zip(texts, rows, reasons, strict=True):
-            text = text.decode("utf-8", "replace")
-            found = [place for place in map(text.find, settings.stop) if place >= 0]
-            results.append(Generated(text[: min(found)] if found else text, len(row), "stop" if found else reason))
-        return results
+        return ids
+
+    def _rules(self, settings: SamplingSettings, allow: Regex | Choice | None) -> dict[str, object]:
+        bias = {self._single_token(text): value for text, value in settings.biases().items()}
+        allow = allow or (Regex(settings.allow) if settings.allow else None)
+        constraint: Constraint | None = self._constraint(allow) if allow else None
+        return {"bias": bias, "stop": [text.encode() for text in settings.stop], "constraint": constraint}
+
+    def _single_token(self, text: str) -> int:
+        ids = self.tokenizer.tokenize(tf.constant([text])).to_list()[0]
+        if len(ids) != 1 or ids[0] == self.tokenizer.unknown_id:
+            described = "is unknown to" if ids == [self.tokenizer.unknown_id] else f"is {len(ids)} tokens of"
+            raise UserError(f"{text!r} {described} this tokenizer: logit_bias and forbid need exactly one token")
+        return ids[0]
+
+    def _generated(self, continuation: Continuation, stop: Sequence[str]) -> Generated:
+        stream = TextStream(self._pieces, stop)
+        text = stream.feed(continuation.ids) + stream.finish()
+        reason = "stop" if stream.stopped else continuation.finish_reason
+        tokens = None
+        if continuation.logprobs is not None:
+            written = lambda token: self._pieces[token].decode("utf-8", "replace")
+            tokens = [
+                Token(written(token), logprob, [(written(other), value) for other, value in others])
+                for token, logprob, others in zip(continuation.ids, continuation.logprobs, continuation.alternatives, strict=True)
+            ]
+        return Generated(text, len(continuation.ids), reason, tokens)
 
 
 def prompt_ids(tokenizer: Tokenizer, prompts: tf.Tensor, documents: bool) -> tf.RaggedTensor:

@@ -1,16 +1,28 @@
+import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_lm.errors import UserError
-from keras_lm.generation.sampler import Sampler, left_padded
+from keras_lm.generation.automata import Choice, Regex
+from keras_lm.generation.decode import Knobs, Rules, bias_against, decode, left_padded
+from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.state import Decoder
 from tests.conftest import as_ids, scripted_model
 from tests.test_models import SMALL, build
 
 END = 3
+LETTERS = [b"", b"\xef\xbf\xbd", b"", b"", *(bytes([97 + letter]) for letter in range(16))]  # a to p
+
+
+def generate(sampler, prompts, settings, **rules):
+    """Ids and reasons, as two lists."""
+    texts = sampler.generate(prompts, settings, **rules)
+    return [text.ids for text in texts], [text.finish_reason for text in texts]
 
 
 def some_slow(*fast):
@@ -25,18 +37,18 @@ def sampler_of(name, **kwargs):
 def test_the_script_is_spoken_to_its_end():
     script = [5, 9, 4, 7, END]
     sampler = Sampler(scripted_model(script, 12), end_id=END)
-    rows, reasons = sampler.generate([[5], [4, 5, 9]], SamplingSettings(temperature=0.0, max_new_tokens=10))
+    rows, reasons = generate(sampler, [[5], [4, 5, 9]], SamplingSettings(temperature=0.0, max_new_tokens=10))
     assert rows == [[9, 4, 7, END], [4, 7, END]]
     assert reasons == ["end", "end"]
 
 
 def test_length_and_stop_end_a_text():
     script = [5, 9, 4, 7, 8, 10, 11]
-    sampler = Sampler(scripted_model(script, 12), end_id=END)
+    sampler = Sampler(scripted_model(script, 12), end_id=END, pieces=LETTERS[:12])
     settings = SamplingSettings(temperature=0.0, max_new_tokens=3)
-    assert sampler.generate([[5]], settings) == ([[9, 4, 7]], ["length"])
-    assert sampler.generate([[5]], settings, stop=[[1, 1, 1], [9, 4]]) == ([[9, 4]], ["stop"])
-    assert sampler.generate([[9]], settings, stop=[[9, 4]]) == ([[4, 7, 8]], ["length"])  # what stands in the prompt does not stop
+    assert generate(sampler, [[5]], settings) == ([[9, 4, 7]], ["length"])
+    assert generate(sampler, [[5]], settings, stop=[b"xyz", b"fa"]) == ([[9, 4]], ["stop"])
+    assert generate(sampler, [[9]], settings, stop=[b"fa"]) == ([[4, 7, 8]], ["length"])  # what stands in the prompt does not stop
 
 
 @pytest.mark.parametrize("name", some_slow("lstm", "transformer-gpt2"))
@@ -44,7 +56,7 @@ def test_greedy_equals_the_loop_a_reader_would_write(name):
     """`model(ids)`, argmax, append, repeat: the full pass each time, no cache."""
     model = build(name)
     prompts = [[5], [6, 7, 8], [9, 10, 11, 12, 13]]
-    rows, _ = Sampler(model, end_id=END, never=(0, 1, 2)).generate(prompts, SamplingSettings(temperature=0.0, max_new_tokens=8))
+    rows, _ = generate(Sampler(model, end_id=END, never=(0, 1, 2)), prompts, SamplingSettings(temperature=0.0, max_new_tokens=8))
     for prompt, row in zip(prompts, rows, strict=True):
         ids = list(prompt)
         for _ in range(8):
@@ -62,10 +74,10 @@ def test_same_seed_same_text_with_xla_and_without(name):
     prompts = [[5, 6], [7], [8, 9, 10, 11]]
     model = build(name)
     first = Sampler(model, end_id=END)
-    assert first.generate(prompts, settings) == first.generate(prompts, settings)
-    assert first.generate(prompts, settings) == Sampler(model, end_id=END, jit_compile=False).generate(prompts, settings)
-    other, _ = first.generate(prompts, SamplingSettings(seed=12, max_new_tokens=10))
-    assert other != first.generate(prompts, settings)[0]
+    assert generate(first, prompts, settings) == generate(first, prompts, settings)
+    assert generate(first, prompts, settings) == generate(Sampler(model, end_id=END, jit_compile=False), prompts, settings)
+    other, _ = generate(first, prompts, SamplingSettings(seed=12, max_new_tokens=10))
+    assert other != generate(first, prompts, settings)[0]
 
 
 @pytest.mark.slow
@@ -73,48 +85,216 @@ def test_same_seed_same_text_with_xla_and_without(name):
 def test_a_text_does_not_depend_on_its_batch(name):
     sampler = sampler_of(name)
     prompts = [[5, 6], [7], [8, 9, 10, 11]]
-    together, _ = sampler.generate(prompts, SamplingSettings(seed=20, max_new_tokens=8))
+    together, _ = generate(sampler, prompts, SamplingSettings(seed=20, max_new_tokens=8))
     for row, prompt in enumerate(prompts):
-        alone, _ = sampler.generate([prompt], SamplingSettings(seed=20 + row, max_new_tokens=8))
+        alone, _ = generate(sampler, [prompt], SamplingSettings(seed=20 + row, max_new_tokens=8))
         assert alone[0] == together[row]
 
 
-@pytest.mark.parametrize("name", [pytest.param("gru", marks=pytest.mark.slow), "transformer"])
-def test_prompt_length_and_knobs_do_not_recompile(name):
-    """One compilation a bucket and batch size; none for a knob."""
-    sampler = sampler_of(name)
-    for length, knobs in itertools.product((5, 6, 7, 8), ({}, {"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.5, "seed": 9})):
-        sampler.generate([list(range(4, 4 + length))], SamplingSettings(max_new_tokens=5, **knobs))
-    for max_new_tokens, penalty in ((1, 1.5), (7, 1.0)):
-        settings = SamplingSettings(max_new_tokens=max_new_tokens, repetition_penalty=penalty)
-        sampler.generate([[5] * 8], settings, stop=[[4, 4, 4], [5, 5]])
-    assert sampler.num_compilations == 1
-    sampler.generate([[5] * 9], SamplingSettings(max_new_tokens=5))  # the next bucket
-    assert sampler.num_compilations == 2
-    sampler.generate([[5] * 8, [5]], SamplingSettings(max_new_tokens=5))  # another batch size
-    assert sampler.num_compilations == 3
+def test_200_mixed_calls_compile_what_their_buckets_need():
+    """Lengths, numbers of tokens, seeds, stop strings, biases, every knob: one `advance`, and a `begin` for each bucket of prompts."""
+    sampler = Sampler(build("transformer"), end_id=END, never=(0, 1, 2), pieces=LETTERS)
+    random = np.random.default_rng(0)
+    for _ in range(200):
+        settings = SamplingSettings(
+            max_new_tokens=int(random.integers(1, 12)),
+            repetition_penalty=random.choice([1.0, 1.3]),
+            presence_penalty=random.choice([0.0, 0.5]),
+            frequency_penalty=random.choice([0.0, 0.5]),
+            no_repeat_ngram_size=int(random.integers(0, 4)),
+            temperature=random.choice([0.0, 0.7]),
+            top_k=int(random.integers(0, 20)),
+            top_p=random.choice([0.5, 1.0]),
+            min_p=random.choice([0.0, 0.1]),
+            typical_p=random.choice([0.9, 1.0]),
+            epsilon_cutoff=random.choice([0.0, 0.01]),
+            eta_cutoff=random.choice([0.0, 0.01]),
+            when_full=random.choice(["stop", "slide"]),
+            seed=int(random.integers(0, 1000)),
+        )
+        stop = [b"abc", b"p"][: random.integers(0, 3)]
+        bias = {int(token): 1.0 for token in random.integers(4, 20, size=random.integers(0, 3))}
+        prompt = random.integers(4, 20, size=random.integers(1, 16)).tolist()
+        chunk_size = random.choice([None, 3])
+        assert list(sampler.stream([prompt], settings, stop=stop, bias=bias, chunk_size=chunk_size))
+    buckets = 5  # all but the last token of a prompt of 1 to 15: 1, 2, 4, 8, 16
+    assert sampler.num_compilations == 1 + buckets
 
 
-@pytest.mark.slow
-def test_generation_goes_on_beyond_the_context():
-    sampler = Sampler(build("transformer"), end_id=END, never=(0, 1, 2, END))  # context 16
-    rows, reasons = sampler.generate([[5, 6, 7], [8] * 15], SamplingSettings(seed=1, max_new_tokens=60, temperature=2.0))
-    assert [len(row) for row in rows] == [60, 60]
+def test_another_batch_size_compiles_once():
+    sampler = sampler_of("gru", jit_compile=False)
+    for batch in (1, 2, 1, 2):
+        sampler.generate([[5, 6]] * batch, SamplingSettings(max_new_tokens=2))
+    assert sampler.num_compilations == 4
+
+
+def test_a_full_context_ends_the_text_or_slides():
+    sampler = Sampler(build("transformer"), end_id=END, never=(0, 1, 2, END), jit_compile=False)  # context 16
+    prompts, settings = [[5, 6, 7], [8] * 15], SamplingSettings(seed=1, max_new_tokens=60, temperature=2.0)
+    rows, reasons = generate(sampler, prompts, settings)
+    assert [len(row) for row in rows] == [13, 1]
+    assert reasons == ["context", "context"]
+    slid, reasons = generate(sampler, prompts, dataclasses.replace(settings, when_full="slide"))
+    assert [len(row) for row in slid] == [60, 60]
     assert reasons == ["length", "length"]
+    assert slid[0][:13] == rows[0]
 
 
-@pytest.mark.slow
 def test_what_is_beyond_the_context_follows_from_its_last_half():
+    sampler = Sampler(build("transformer"), end_id=END, never=(0, 1, 2, END), jit_compile=False)
+    greedy = SamplingSettings(temperature=0.0, max_new_tokens=20, when_full="slide")
+    (whole,), _ = generate(sampler, [[5, 6, 7, 8]], greedy)
+    (first,), _ = generate(sampler, [[5, 6, 7, 8]], dataclasses.replace(greedy, max_new_tokens=12))
+    (rest,), _ = generate(sampler, [[5, 6, 7, 8, *first][-8:]], dataclasses.replace(greedy, max_new_tokens=8))
+    assert whole == first + rest
+
+
+@pytest.mark.parametrize("name", ["gru", "transformer"])
+def test_the_parts_of_a_stream_are_the_text(name):
+    sampler = sampler_of(name, jit_compile=False, pieces=LETTERS)
+    settings = SamplingSettings(seed=3, max_new_tokens=13, top_logprobs=2, num_samples=2, temperature=1.5, when_full="slide")
+    whole = sampler.generate([[5], [6, 7, 8]], settings, stop=[b"ca"])
+    for chunk_size in (1, 4):
+        parts = list(sampler.stream([[5], [6, 7, 8]], settings, stop=[b"ca"], chunk_size=chunk_size))
+        assert all(len(part.ids) <= chunk_size for row in parts for part in row)
+        assert [sum(row[1:], row[0]) for row in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer-gpt2"])
+def test_samples_of_a_prompt_are_what_their_seeds_give(name):
+    sampler = sampler_of(name, jit_compile=False)
+    together, _ = generate(sampler, [[5, 6], [7]], SamplingSettings(seed=20, max_new_tokens=8, num_samples=3))
+    assert len(together) == 6
+    for row, prompt in enumerate([[5, 6]] * 3 + [[7]] * 3):
+        alone, _ = generate(sampler, [prompt], SamplingSettings(seed=20 + row, max_new_tokens=8))
+        assert alone[0] == together[row]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_log_probabilities_are_those_of_the_full_pass(jit_compile):
     model = build("transformer")
-    sampler = Sampler(model, end_id=END, never=(0, 1, 2, END))
-    whole, _ = sampler.generate([[5, 6, 7, 8]], SamplingSettings(temperature=0.0, max_new_tokens=20))
-    first, _ = sampler.generate([[5, 6, 7, 8]], SamplingSettings(temperature=0.0, max_new_tokens=12))
-    rest, _ = sampler.generate([([5, 6, 7, 8] + first[0])[-8:]], SamplingSettings(temperature=0.0, max_new_tokens=8))
-    assert whole[0] == first[0] + rest[0]
+    sampler = Sampler(model, end_id=END, jit_compile=jit_compile)
+    settings = SamplingSettings(max_new_tokens=8, top_k=3, temperature=0.5, repetition_penalty=1.5, top_logprobs=4)
+    prompt = [5, 6, 7]
+    (text,) = sampler.generate([prompt], settings)
+    expected = tf.nn.log_softmax(model(np.array([prompt + text.ids[:-1]], np.int32))[0, len(prompt) - 1 :]).numpy()
+    np.testing.assert_allclose(text.logprobs, expected[np.arange(len(text.ids)), text.ids], atol=1e-5)
+    for row, alternatives in zip(expected, text.alternatives, strict=True):
+        assert [token for token, _ in alternatives] == np.argsort(-row)[:4].tolist()
+        np.testing.assert_allclose([value for _, value in alternatives], np.sort(row)[::-1][:4], atol=1e-5)
+
+
+def naive(model, prompt, number, change):
+    """Greedy by the full pass; `change(logits, ids)` is the rule in NumPy."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + number and ids[-1] != END:
+        logits = model(np.array([ids], np.int32))[0, -1].numpy()
+        change(logits, ids)
+        ids.append(int(logits.argmax()))
+    return ids[len(prompt) :]
+
+
+def penalise_as_ctrl(logits, ids):
+    for token in set(ids):
+        logits[token] = logits[token] / 1.3 if logits[token] > 0 else logits[token] * 1.3
+
+
+def penalise(logits, ids):
+    counts = np.bincount(ids[2:], minlength=len(logits))
+    logits -= 0.05 * (counts > 0) + 0.02 * counts
+
+
+def hold_back_the_end(logits, ids):
+    logits[END] = logits[END] + 9 if len(ids) >= 2 + 5 else -np.inf
+
+
+def no_bigram_twice(logits, ids):
+    for place in range(len(ids) - 1):
+        if ids[place] == ids[-1]:
+            logits[ids[place + 1]] = -np.inf
+
+
+def add_bias(logits, ids):
+    logits[9] += 1
+    logits[11] = -np.inf
+
+
+@pytest.mark.parametrize(
+    ("rule", "knobs", "bias"),
+    [
+        (penalise_as_ctrl, {"repetition_penalty": 1.3}, {}),
+        (penalise, {"presence_penalty": 0.05, "frequency_penalty": 0.02}, {}),
+        (hold_back_the_end, {"min_new_tokens": 5}, {END: 9.0}),
+        (no_bigram_twice, {"no_repeat_ngram_size": 2}, {}),
+        (add_bias, {}, {9: 1.0, 11: -np.inf}),
+    ],
+)
+def test_rules_equal_the_loop_a_reader_would_write(rule, knobs, bias):
+    model = build("transformer")
+    sampler = Sampler(model, end_id=END, jit_compile=False)
+    greedy = SamplingSettings(temperature=0.0, max_new_tokens=12, **knobs)
+    (row,), _ = generate(sampler, [[5, 6]], greedy, bias=bias)
+    assert row == naive(model, [5, 6], 12, rule)
+    assert row != naive(model, [5, 6], 12, lambda logits, ids: None)
+
+
+def test_stop_strings_are_found_across_and_inside_tokens():
+    script = [5, 9, 4, 7, 8, 10, 11]
+    pieces = [b"", b"?", b"", b"", b"th", b"a", "中".encode()[:2], "文".encode(), b"e end", "中".encode(), b"y", b"z"]
+    sampler = Sampler(scripted_model(script, 12), end_id=END, pieces=pieces)  # writes: a 中 th 文 «e end» y z
+    settings = SamplingSettings(temperature=0.0, max_new_tokens=6)
+    find = lambda *stop: generate(sampler, [[5]], settings, stop=[text.encode() for text in stop])
+    assert find("h文e") == ([[9, 4, 7, 8]], ["stop"])
+    assert find("no", "end") == ([[9, 4, 7, 8]], ["stop"])  # inside a token
+    assert find("e ") == ([[9, 4, 7, 8]], ["stop"])  # more follows in the token
+    assert find("中") == ([[9]], ["stop"])
+    assert find("a中") == ([[9, 4, 7, 8, 10, 11]], ["length"])  # begins in the prompt
+    assert sampler.num_compilations == 2
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_constrained_texts_match_their_pattern(jit_compile):
+    sampler = Sampler(build("gru"), end_id=END, never=(0, 1, 2), pieces=LETTERS, jit_compile=jit_compile)
+    settings = SamplingSettings(temperature=3.0, max_new_tokens=10, num_samples=40)
+    for allow in (Regex("[a-d]+p|(no){2,3}"), Choice(["abc", "abd", "b"])):
+        texts = sampler.generate([[5]], settings, constraint=allow.compile(LETTERS))
+        ended = [b"".join(LETTERS[token] for token in text.ids).decode() for text in texts if text.finish_reason == "end"]
+        assert len(ended) > 5
+        assert len(set(ended)) > 1
+        pattern = allow.pattern if isinstance(allow, Regex) else "|".join(allow.strings)
+        assert all(re.fullmatch(pattern, text) for text in ended)
+
+
+def test_where_nothing_is_allowed_the_text_is_blocked():
+    sampler = Sampler(build("gru"), end_id=END, pieces=LETTERS, jit_compile=False)
+    constraint = Choice(["ab"]).compile(LETTERS)
+    text, free = sampler.generate([[5], [6]], SamplingSettings(max_new_tokens=4), constraint=constraint, bias={5: -np.inf})
+    assert (text.ids, text.finish_reason) == ([4], "blocked")
+    assert free == text
+
+
+def test_more_padding_makes_no_difference():
+    """A prompt aligned anywhere in its slots gives the same text."""
+    decoder = Decoder(build("transformer"))
+    knobs, rules = Knobs.of(SamplingSettings(temperature=1.0, seed=5), 1), Rules(END, bias_against((), decoder.vocabulary_size))
+    texts = []
+    for padding in (0, 1, 6):
+        prompt = tf.constant([[7] * padding + [5, 6, 7]])
+        ids, _, _ = decode(decoder, prompt, tf.constant([padding]), knobs, rules, capacity=8, room=tf.constant([9]))
+        texts.append(ids.numpy().tolist())
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_finished_rows_do_not_change():
+    script = [5, 9, 4, 7, END]
+    sampler = Sampler(scripted_model(script, 12), end_id=END, jit_compile=False)
+    parts = list(sampler.stream([[7], [5]], SamplingSettings(temperature=0.0, max_new_tokens=10), chunk_size=1))
+    assert [row[0].ids for row in parts] == [[END], [], [], []]
+    assert {row[0].finish_reason for row in parts} == {"end"}
 
 
 def test_never_ids_do_not_come_out():
-    rows, _ = sampler_of("gru", jit_compile=False).generate([[5]] * 16, SamplingSettings(temperature=5.0, max_new_tokens=50))
+    rows, _ = generate(sampler_of("gru", jit_compile=False), [[5]] * 16, SamplingSettings(temperature=5.0, max_new_tokens=50))
     assert not {0, 1, 2} & set(itertools.chain(*rows))
 
 
@@ -125,45 +305,28 @@ def test_tokens_are_drawn_from_the_softmax():
         variable.assign(variable * 3)
     probabilities = tf.nn.softmax(model(np.array([[5, 6]], np.int32))[0, -1]).numpy()
     sampler = Sampler(model, end_id=END, jit_compile=False)
-    rows, _ = sampler.generate([[5, 6]] * 4000, SamplingSettings(temperature=1.0, max_new_tokens=1, seed=3))
+    rows, _ = generate(sampler, [[5, 6]] * 4000, SamplingSettings(temperature=1.0, max_new_tokens=1, seed=3))
     counts = np.bincount([row[0] for row in rows], minlength=8)
     chi_square = float(((counts - 4000 * probabilities) ** 2 / (4000 * probabilities)).sum())
     assert chi_square < 24.3  # 99.9 % of the distribution with 7 degrees of freedom
 
 
-def test_repetition_penalty_counts_prompt_and_text():
-    """Against the loop over the full pass, with CTRL's rule applied to what has occurred."""
-    model = build("gru")
-    rows, _ = Sampler(model, end_id=END, jit_compile=False).generate(
-        [[5, 6]], SamplingSettings(temperature=0.0, max_new_tokens=12, repetition_penalty=1.3)
-    )
-    ids = [5, 6]
-    while len(ids) < 14 and ids[-1] != END:
-        logits = model(np.array([ids], np.int32))[0, -1].numpy()
-        for token in set(ids):
-            logits[token] = logits[token] / 1.3 if logits[token] > 0 else logits[token] * 1.3
-        ids.append(int(logits.argmax()))
-    assert rows[0] == ids[2:]
-    free, _ = Sampler(model, end_id=END, jit_compile=False).generate([[5, 6]], SamplingSettings(temperature=0.0, max_new_tokens=12))
-    assert rows != free
-
-
 def test_weights_are_read_at_each_call():
     model = scripted_model([5, 9], 12)
     sampler = Sampler(model, end_id=END)
-    assert sampler.generate([[5]], SamplingSettings(temperature=0.0, max_new_tokens=1))[0] == [[9]]
+    assert generate(sampler, [[5]], SamplingSettings(temperature=0.0, max_new_tokens=1))[0] == [[9]]
     model.set_weights(scripted_model([5, 10], 12).get_weights())
-    assert sampler.generate([[5]], SamplingSettings(temperature=0.0, max_new_tokens=1))[0] == [[10]]
-    assert sampler.num_compilations == 1
+    assert generate(sampler, [[5]], SamplingSettings(temperature=0.0, max_new_tokens=1))[0] == [[10]]
+    assert sampler.num_compilations == 2
 
 
 def test_prompts_that_cannot_be_used():
     sampler = sampler_of("transformer")
-    assert sampler.generate([], SamplingSettings()) == ([], [])
+    assert generate(sampler, [], SamplingSettings()) == ([], [])
     with pytest.raises(ValueError, match="a prompt has no tokens"):
-        sampler.generate([[5], []], SamplingSettings())
+        generate(sampler, [[5], []], SamplingSettings())
     with pytest.raises(ValueError, match="a prompt has 16 tokens; the context of 16 leaves room for 15"):
-        sampler.generate([[5] * 16], SamplingSettings())
+        generate(sampler, [[5] * 16], SamplingSettings())
 
 
 def test_left_padding_keeps_the_end():

@@ -1,6 +1,10 @@
+import re
+
 import pytest
 
 from keras_lm.errors import UserError
+from keras_lm.generation.automata import Choice, Regex
+from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.text import TextGenerator
 from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer
 from tests.conftest import scripted_model
@@ -53,3 +57,67 @@ def test_prompt_longer_than_the_context():
 
 def test_no_prompts():
     assert TextGenerator(build("gru", vocabulary_size=260), ByteTokenizer()).generate([]) == []
+
+
+def test_a_stream_is_the_text_in_whole_characters():
+    generator = TextGenerator(build("gru", vocabulary_size=260), ByteTokenizer(), jit_compile=False)
+    for seed in range(5):
+        knobs = {"max_new_tokens": 40, "temperature": 2.0, "seed": seed}
+        pieces = list(generator.stream("中", chunk_size=3, **knobs))
+        assert all(pieces)
+        assert "".join(pieces) == generator.generate(["中"], **knobs)[0].text
+
+
+def test_a_stream_holds_back_what_may_become_a_stop_string(speaker):
+    assert list(speaker.stream("床", temperature=0.0, stop=("月亮", "光。"), chunk_size=1)) == ["前", "明", "月"]
+
+
+def test_tokens_with_their_log_probabilities(speaker):
+    result = speaker.generate(["床前"], temperature=0.0, top_logprobs=2)[0]
+    assert "".join(token.text for token in result.tokens) == result.text
+    for token in result.tokens:
+        assert token.alternatives[0] == (token.text, token.logprob)
+        assert len(token.alternatives) == 2
+
+
+def test_samples_of_a_prompt_stand_side_by_side(speaker):
+    results = speaker.generate(["床", "床前明"], temperature=0.0, num_samples=2)
+    assert [result.text for result in results] == ["前明月光。"] * 2 + ["月光。"] * 2
+
+
+def test_bias_and_forbidden_tokens_are_text(speaker):
+    assert "月" not in speaker.generate(["床"], temperature=0.0, forbid=("月",))[0].text
+    assert speaker.generate(["床"], temperature=0.0, logit_bias=("光=1000",), max_new_tokens=2)[0].text == "光光"
+    with pytest.raises(UserError, match="'月光' is 2 tokens of this tokenizer: logit_bias and forbid need exactly one token"):
+        speaker.generate(["床"], forbid=("月光",))
+    with pytest.raises(UserError, match="'雪' is unknown to this tokenizer"):
+        speaker.generate(["床"], forbid=("雪",))
+
+
+def test_what_is_allowed(speaker):
+    for knobs in (
+        {"allow": Regex("[月光]{3}")},
+        {"settings": SamplingSettings(allow="[月光]{3}")},
+        {"allow": Choice(["光月光", "月月月"])},
+    ):
+        result = speaker.generate(["床"], **knobs)[0]
+        assert re.fullmatch("[月光]{3}", result.text)
+        assert result.finish_reason == "end"
+
+
+def test_searches_at_the_level_of_text(speaker):
+    ((best, second),) = speaker.beam_search(["床前"], num_beams=3, num_return=2)
+    assert best.text == "明月光。"
+    assert best.score >= second.score
+    assert speaker.beam_search(["床前"], stop=["光"])[0][0].text == "明月"
+    assert speaker.contrastive_search(["床前", "床前明"], alpha=0.1)[1].text == "月光。"
+
+
+def test_guessing_ahead_changes_no_greedy_text():
+    model = build("transformer", vocabulary_size=260)
+    plain, knobs = TextGenerator(model, ByteTokenizer(), jit_compile=False), {"temperature": 0.0, "max_new_tokens": 9}
+    for draft in (build("gru", vocabulary_size=260), "lookup"):
+        guessing = TextGenerator(model, ByteTokenizer(), draft=draft, jit_compile=False)
+        assert guessing.generate(["abab"], **knobs) == plain.generate(["abab"], **knobs)
+    with pytest.raises(UserError, match="speculative decoding knows no stop"):
+        guessing.generate(["a"], stop=("b",))
