@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ["KERAS_LM_XLA_CACHE"] = ""  # a test writes into no home
 
 import itertools
 import pathlib

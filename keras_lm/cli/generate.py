@@ -22,11 +22,11 @@ _EPILOG = """examples:
   keras_lm-generate runs/quickstart --prompt 中国 --temperature 0.7 --top-k 40 --stream
   keras_lm-generate runs/quickstart --prompt 中国 --num-samples 3 --min-p 0.05 --no-repeat-ngram-size 4
   keras_lm-generate runs/quickstart --prompt 中国 --num-beams 4 --num-samples 2 --no-repeat-ngram-size 3
-  keras_lm-generate runs/quickstart --prompt "1998 年" --allow "[0-9]{1,2} 月 [0-9]{1,2} 日"
+  keras_lm-generate runs/quickstart --prompt １９９８年 --allow "[０-９]{1,2}月[０-９]{1,2}日"
   keras_lm-generate saved_models/quickstart --prompt 中国 --max-new-tokens 50 --seed 7
 
-Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gives the same text. The first call compiles the sampler,
-which takes some seconds."""
+Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gives the same text. The first call for a model compiles
+the sampler, which takes some seconds; what is compiled is kept in ~/.cache/keras_lm (KERAS_LM_XLA_CACHE= switches that off)."""
 
 
 def parser() -> options.Parser:
@@ -87,6 +87,7 @@ def generate(arguments: Sequence[str] | None) -> int:
             raise UserError("an export samples, and gives its text at once: --stream, --num-beams, --alpha and --draft need a run folder")
     guesser = _open_run(draft) if draft not in (None, "lookup") else draft
 
+    options.keep_compilations()
     options.start_tensorflow()
     if stream:
         _stream(run, prompt, unknown, settings)

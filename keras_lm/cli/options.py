@@ -10,6 +10,8 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import hashlib
+import importlib.metadata
 import inspect
 import itertools
 import os
@@ -233,6 +235,27 @@ class Spinner:
             print(f"\r{stroke} {self._text} ({time.monotonic() - began:.0f} s)", end="", file=sys.stderr, flush=True)
             if self._end.wait(0.15):
                 return
+
+
+def keep_compilations() -> None:
+    """Has XLA keep what it compiles in `$XDG_CACHE_HOME/keras_lm` (`~/.cache/keras_lm`), so that the second start does not compile again.
+
+    A folder for each kind of processor and release of TensorFlow, as machine code is good for both alone. `KERAS_LM_XLA_CACHE` names
+    another folder; empty, it switches this off, as does a flag of the kind in `TF_XLA_FLAGS`. To be called before TensorFlow is imported.
+    """
+    flag, flags = "--tf_xla_persistent_cache_directory", os.environ.get("TF_XLA_FLAGS", "")
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.environ.get("KERAS_LM_XLA_CACHE", os.path.join(home, "keras_lm", "xla"))
+    if not folder or flag in flags:
+        return
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            processor = sorted({line for line in file if line.startswith(("model name", "flags"))})
+        kind = hashlib.sha256("".join([*processor, importlib.metadata.version("tensorflow")]).encode()).hexdigest()[:16]
+        os.makedirs(os.path.join(folder, kind), exist_ok=True)
+    except OSError:  # no such file on this system, or a home that cannot be written to
+        return
+    os.environ["TF_XLA_FLAGS"] = f"{flags} {flag}={os.path.join(folder, kind)}".strip()
 
 
 def start_tensorflow() -> None:

@@ -87,6 +87,15 @@ def test_help_answers_in_under_a_second(arguments):
         (["generate", "nosuch", "--prompt", ""], "the prompt is empty: give at least one character"),
         (["generate", "nosuch", "--prompt", "a", "--top-p", "0"], "top_p must be over 0 and at most 1, got 0.0"),
         (["generate", "nosuch", "--prompt", "a", "--top-p", "2"], "top_p must be over 0 and at most 1, got 2.0"),
+        (["generate", "nosuch", "--prompt", "a", "--logit-bias", "x"], "logit_bias must be TOKEN=NUMBER, got 'x'"),
+        (["generate", "nosuch", "--prompt", "a", "--when-full", "stap"], "unknown when_full 'stap': did you mean 'stop'?"),
+        (["generate", "nosuch", "--prompt", "a", "--stream", "--num-samples", "2"], "--stream prints one text: leave --num-samples out"),
+        (
+            ["generate", "nosuch", "--prompt", "a", "--num-beams", "2", "--top-p", "0.5"],
+            "--top-p is for sampling: beam search does not know it",
+        ),
+        (["generate", "nosuch", "--prompt", "a", "--alpha", "2"], "alpha must be from 0 to 1, got 2.0"),
+        (["generate", "nosuch", "--prompt", "a", "--alpha", "0.5", "--draft", "lookup"], "exclude each other"),
         (["generate", "nosuch", "--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0"),
         (["evaluate", "nosuch"], "no such run: nosuch"),
         (["export", "nosuch"], "no such run: nosuch"),
@@ -162,6 +171,48 @@ def test_stop_strings(capsys, small_run):
     stop = re.search("[a-z]{2}", free[8:]).group()
     stopped = call(capsys, "generate", small_run.folder, "--prompt", "The ", "--seed", 1, "--stop", "☃", stop)[1]
     assert stopped == free[: free.index(stop, 4)] + "\n"
+
+
+def test_a_stream_prints_the_same_text(capsys, small_run):
+    arguments = ["generate", small_run.folder, "--prompt", "The ", "--seed", 1, "--max-new-tokens", 30]
+    assert call(capsys, *arguments, "--stream") == call(capsys, *arguments)
+
+
+def test_several_texts_and_their_log_probabilities(capsys, small_run):
+    out = call(capsys, "generate", small_run.folder, "--prompt", "The ", "--num-samples", 2, "--max-new-tokens", 4, "--top-logprobs", 2)[1]
+    first, second = out.split("-" * 20 + "\n")
+    for text in (first, second):
+        lines = text.splitlines()
+        assert text.startswith("The ")
+        assert len([line for line in lines if re.match(r"'.*' +-\d+\.\d\d   '.*' -\d+\.\d\d  '.*' -\d+\.\d\d$", line)]) == 4
+
+
+def test_searches_and_constraints(capsys, small_run):
+    arguments = ["generate", small_run.folder, "--prompt", "The ", "--max-new-tokens", 6]
+    beams = call(capsys, *arguments, "--num-beams", 3, "--num-samples", 2)[1]
+    assert beams.count("The ") == 2
+    assert call(capsys, *arguments, "--alpha", 0.0)[1] == call(capsys, *arguments, "--temperature", 0)[1]
+    digits = call(capsys, *arguments, "--allow", "[0-9]{3}")[1]
+    assert re.fullmatch(r"The \d{3}\n", digits)
+    assert "is recurrent" in refused(capsys, *arguments, "--draft", "lookup")
+
+
+def test_an_export_says_what_it_cannot(capsys, exported):
+    for flags in (["--stream"], ["--num-beams", 2], ["--allow", "a"], ["--num-samples", 2]):
+        assert "run folder" in refused(capsys, "generate", exported, "--prompt", "a", *flags)
+
+
+@pytest.mark.slow
+def test_the_second_start_compiles_nothing_and_says_the_same(small_run, tmp_path):
+    command = [BIN / "keras_lm-generate", small_run.folder, "--prompt", "The ", "--seed", "1", "--max-new-tokens", "20"]
+    environment = {**os.environ, "KERAS_LM_XLA_CACHE": str(tmp_path / "kept")}
+    outputs = []
+    for _ in range(2):
+        outputs.append(subprocess.run(command, env=environment, check=True, capture_output=True, text=True))
+        kept = sorted(path.name for path in (tmp_path / "kept").rglob("*.pb"))
+    assert kept
+    assert outputs[0].stdout == outputs[1].stdout
+    assert outputs[1].stderr == ""
 
 
 @pytest.mark.parametrize(
