@@ -53,6 +53,7 @@ class _Served(tf.Module):
         cleaner = cleaning.compose(clean)
         context = decoder.context_length
 
+        pieces = tokenizer.pieces()
         never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
         bias = bias_against(never, decoder.vocabulary_size).numpy()
 
@@ -75,7 +76,7 @@ class _Served(tf.Module):
             capacity = tf.reduce_max(tf.minimum(knobs.max_new_tokens, room))
             rules = Rules(end_id=tokenizer.end_id, bias=tf.constant(bias))
             new, lengths, reasons = decode(decoder, prompt, padding, knobs, rules, capacity=capacity, room=room)
-            text = tokenizer.detokenize(tf.RaggedTensor.from_tensor(new, lengths=lengths))
+            text = tf.strings.reduce_join(tf.gather(tf.constant(pieces), new), axis=1)  # behind a text's end stands padding: no piece
             return _valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
 
         default = {name: tf.constant([getattr(defaults, name)], dtype_of(name)) for name in Knobs.names()}

@@ -82,9 +82,12 @@ class LiteRTSampler(Sampler):
 
         shapes = [tuple(tensor.shape) for tensor in tf.nest.flatten((carry, tables)) if tensor is not None]
         function = self._function("draw", traced, *shapes, rules.degree, *(table is None for table in tables))
+        choose = None
         while number < until and (carry["reason"].numpy() < 0).any():
-            logits = step.run(carry["token"].numpy(), start + number, padding)
-            carry = function(logits, carry, knobs, tables, room)
+            logits = tf.constant(step.run(carry["token"].numpy(), start + number, padding))
+            if choose is None:  # found once: looking a function up by its inputs takes longer than running it
+                choose = function.get_concrete_function(logits, carry, knobs, tables, room)
+            carry = choose(logits, carry, knobs, tables, room)
             number += 1
         return {**carry, "state": None}
 

@@ -187,6 +187,7 @@ def test_several_texts_and_their_log_probabilities(capsys, small_run):
         assert len([line for line in lines if re.match(r"'.*' +-\d+\.\d\d   '.*' -\d+\.\d\d  '.*' -\d+\.\d\d$", line)]) == 4
 
 
+@pytest.mark.slow
 def test_searches_and_constraints(capsys, small_run):
     arguments = ["generate", small_run.folder, "--prompt", "The ", "--max-new-tokens", 6]
     beams = call(capsys, *arguments, "--num-beams", 3, "--num-samples", 2)[1]

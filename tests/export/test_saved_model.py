@@ -13,6 +13,7 @@ from keras_lm import models
 from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.export.saved_model import ExportedGenerator, export_model, export_run
+from keras_lm.generation.decode import Knobs
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.text import TextGenerator
 from keras_lm.tokenizers import TOKENIZERS, ByteTokenizer, CharacterTokenizer
@@ -68,15 +69,9 @@ def test_generate_takes_the_knobs(small_run, exported):
 
 def test_a_knob_a_row(exported):
     generate = tf.saved_model.load(str(exported / "1")).signatures["generate"]
-    outputs = generate(
-        prompts=tf.constant(["the "] * 4),
-        max_new_tokens=tf.constant([3, 5, 3, 30]),
-        temperature=tf.constant([0.0, 0.0, 1.0, 1.0]),
-        top_k=tf.constant([0, 0, 1, 0]),
-        top_p=tf.constant([1.0]),
-        repetition_penalty=tf.constant([1.0]),
-        seed=tf.constant([1]),
-    )
+    rows = {"max_new_tokens": [3, 5, 3, 30], "temperature": [0.0, 0.0, 1.0, 1.0], "top_k": [0, 0, 1, 0]}
+    knobs = {**vars(Knobs.of(SamplingSettings(seed=1), 1)), **{name: tf.constant(values) for name, values in rows.items()}}
+    outputs = generate(prompts=tf.constant(["the "] * 4), **knobs)
     text = outputs["text"].numpy()
     assert outputs["num_tokens"].numpy()[:3].tolist() == [3, 5, 3]
     assert text[0] == text[2] == text[1][:3]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_lm.generation import automata, decode
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.state import Decoder
-from tests.test_models import build
+from tests.test_models import SMALL, build
 
 PIECES = [b"", b"?", b"", b"", *(bytes([97 + letter]) for letter in range(16))]
 ON_THE_HOST = {"custom-call", "infeed", "outfeed", "send", "recv", "rng", "rng-bit-generator"}
@@ -30,7 +30,7 @@ def hlo_for_gpu(function, variables, *inputs):
     return compiled.experimental_get_compiler_ir(weights, *inputs)(stage="hlo", platform_name="GPU")
 
 
-@pytest.mark.parametrize("name", ["simple_rnn", "lstm", "gru", "transformer", "transformer-gpt2", "transformer-llama"])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("lstm", "transformer") else pytest.mark.slow) for name in SMALL])
 def test_begin_and_advance_lower_for_a_gpu(name):
     decoder = Decoder(build(name))
     variables = decoder.model.variables

@@ -102,6 +102,7 @@ def test_it_does_not_repeat_itself_where_greedy_does():
     assert len(set(contrastive.ids)) == len(contrastive.ids)
 
 
+@pytest.mark.slow
 def test_the_full_context_is_used_and_each_prompt_has_its_own():
     for context, prompts in ((16, [[5] * 15, [6, 7, 8], [9] * 10]), (257, [[5] * 250])):
         model = sharpened(models.transformer_lm(20, context_length=context, embedding_dim=16, num_layers=1, num_heads=2))

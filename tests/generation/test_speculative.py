@@ -232,6 +232,7 @@ def test_texts_end_where_they_should():
     assert sampler.generate([[5]], SamplingSettings(), bias=dict.fromkeys(range(12), -np.inf))[0].finish_reason == "blocked"
 
 
+@pytest.mark.slow
 def test_a_full_context_ends_the_text():
     """Learned positions, of which there are 16 for the model and 8 for its draft."""
     model, prompts = decisive(build("transformer-gpt2")), [[5, 6, 7, 8], [8] * 15, [9] * 14]
@@ -243,6 +244,7 @@ def test_a_full_context_ends_the_text():
     assert texts == Sampler(model, end_id=END, never=(END,), jit_compile=False).generate(prompts, GREEDY)
 
 
+@pytest.mark.slow
 def test_same_seed_same_text_with_xla_and_without():
     settings = SamplingSettings(seed=11, max_new_tokens=10, top_k=5, temperature=1.5)
     samplers = [SpeculativeSampler(target(), num_draft=2, end_id=END, jit_compile=jit_compile) for jit_compile in (False, True)]
@@ -253,6 +255,7 @@ def test_same_seed_same_text_with_xla_and_without():
     assert samplers[1].generate(PROMPTS, dataclasses.replace(settings, seed=12)) != first
 
 
+@pytest.mark.slow
 def test_knobs_seeds_and_lengths_compile_nothing():
     sampler, times = SpeculativeSampler(target(), end_id=END), [time.process_time()]
     random = np.random.default_rng(0)
