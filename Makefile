@@ -1,10 +1,10 @@
-# make train · make test · make lint · make notebooks · make clean. The first makes .venv; nothing has to be installed before.
+# make train · make test · make lint · make notebooks · make bench · make clean. The first makes .venv; nothing has to be installed before.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: train test lint format notebooks clean
+.PHONY: train test lint format notebooks bench clean
 
 train: $(INSTALLED)
 	@$(BIN)/keras_lm-train --config recipes/quickstart.yaml $(TRAIN_FLAGS) $(if $(wildcard runs/quickstart/settings.yaml),--resume)
@@ -23,8 +23,12 @@ format: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(BIN)/python -m pytest -n 0 --nbmake notebooks
 
+bench: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e ".[bench]"
+	$(BIN)/python benchmarks/generation.py $(BENCH_FLAGS)
+
 $(INSTALLED): requirements.txt setup.cfg
-	@echo "making $(VENV): about 3 GB and a few minutes, once"
+	@echo "making $(VENV): about 4 GB and a few minutes, once"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -r requirements.txt -e .

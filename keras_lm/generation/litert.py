@@ -64,11 +64,31 @@ class LiteRTSampler(Sampler):
         self._num_threads = num_threads
         self._steps: dict[tuple[int, int], _Step] = {}
 
-    def _advance(self, carry: Carry, knobs: Knobs, rules: Rules, room: np.ndarray, until: int) -> Carry:
-        slots, batch = carry["history"].shape[0] - 1, carry["history"].shape[1]
+    def log_likelihood(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """ln P of each target as the converted weights give it: what a precision costs.
+
+        Args:
+            inputs, targets: `(batch, time)` int32, as the pipeline gives them.
+
+        Returns:
+            `(batch, time)` float32.
+        """
+        batch, time = inputs.shape
+        step, padding = self._step(batch, time), np.zeros(batch, np.int32)
+        step.load(self.decoder.init_state(batch, time), padding, start=0)
+        result = np.zeros([batch, time], np.float32)
+        for place in range(time):
+            logprobs = tf.nn.log_softmax(step.run(inputs[:, place], place, padding)).numpy()
+            result[:, place] = logprobs[np.arange(batch), targets[:, place]]
+        return result
+
+    def _step(self, batch: int, slots: int) -> _Step:
         if (batch, slots) not in self._steps:
             self._steps[batch, slots] = _Step(self.decoder.model, batch, slots, self.precision, self._num_threads)
-        step = self._steps[batch, slots]
+        return self._steps[batch, slots]
+
+    def _advance(self, carry: Carry, knobs: Knobs, rules: Rules, room: np.ndarray, until: int) -> Carry:
+        step = self._step(batch=carry["history"].shape[1], slots=carry["history"].shape[0] - 1)
         start, padding = int(carry["start"]), carry["padding"].numpy()
         number = int(carry["step"])
         if number == 0:

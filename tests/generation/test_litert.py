@@ -43,14 +43,14 @@ def test_streaming_and_sliding_go_through_the_same_interpreter():
     assert whole == Sampler(model, end_id=END, never=(END,), jit_compile=False).generate([[5, 6, 7]], settings)
 
 
-def test_eight_bits_are_near_the_model():
-    """The log-probabilities of the drawn tokens; on a model wide enough for its weights to be quantised."""
-    model = build("gru", vocabulary_size=64)
-    lite = LiteRTSampler(model, precision="int8", end_id=END, jit_compile=False)
-    (text,) = lite.generate([[5, 6]], SamplingSettings(max_new_tokens=8, top_logprobs=0))
-    logits = model(np.array([[5, 6, *text.ids[:-1]]], np.int32))[0, 1:].numpy()
-    expected = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    np.testing.assert_allclose(text.logprobs, expected[np.arange(len(text.ids)), text.ids], atol=0.02)
+@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("int8", 0.05)])
+def test_log_likelihoods_are_those_of_the_full_pass(precision, tolerance):
+    model = build("transformer", vocabulary_size=64)
+    ids = np.random.default_rng(0).integers(4, 64, [3, 13]).astype(np.int32)
+    logits = model(ids[:, :-1]).numpy()
+    expected = np.take_along_axis(logits - np.log(np.exp(logits).sum(-1, keepdims=True)), ids[:, 1:, None], axis=-1)[..., 0]
+    lite = LiteRTSampler(model, precision=precision, end_id=END, jit_compile=False)
+    np.testing.assert_allclose(lite.log_likelihood(ids[:, :-1], ids[:, 1:]), expected, atol=tolerance)
 
 
 def test_what_is_refused(monkeypatch):
