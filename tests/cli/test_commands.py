@@ -178,6 +178,7 @@ def test_a_stream_prints_the_same_text(capsys, small_run):
     assert call(capsys, *arguments, "--stream") == call(capsys, *arguments)
 
 
+@pytest.mark.slow
 def test_several_texts_and_their_log_probabilities(capsys, small_run):
     out = call(capsys, "generate", small_run.folder, "--prompt", "The ", "--num-samples", 2, "--max-new-tokens", 4, "--top-logprobs", 2)[1]
     first, second = out.split("-" * 20 + "\n")

@@ -113,6 +113,7 @@ def test_searches_at_the_level_of_text(speaker):
     assert speaker.contrastive_search(["床前", "床前明"], alpha=0.1)[1].text == "月光。"
 
 
+@pytest.mark.slow
 def test_guessing_ahead_changes_no_greedy_text():
     model = build("transformer", vocabulary_size=260)
     plain, knobs = TextGenerator(model, ByteTokenizer(), jit_compile=False), {"temperature": 0.0, "max_new_tokens": 9}
