@@ -91,6 +91,7 @@ def test_a_text_does_not_depend_on_its_batch(name):
         assert alone[0] == together[row]
 
 
+@pytest.mark.slow
 def test_200_mixed_calls_compile_what_their_buckets_need():
     """Lengths, numbers of tokens, seeds, stop strings, biases, every knob: one `advance`, and a `begin` for each bucket of prompts."""
     sampler = Sampler(build("transformer"), end_id=END, never=(0, 1, 2), pieces=LETTERS)
@@ -170,7 +171,7 @@ def test_samples_of_a_prompt_are_what_their_seeds_give(name):
         assert alone[0] == together[row]
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_log_probabilities_are_those_of_the_full_pass(jit_compile):
     model = build("transformer")
     sampler = Sampler(model, end_id=END, jit_compile=jit_compile)
