@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import pathlib
 import sys
@@ -60,12 +59,8 @@ def parser() -> options.Parser:
 
 
 _BEAM = ("num_beams", "num_beam_groups", "diversity_penalty", "length_penalty", "early_stopping")
-_SHARED = (
-    "max_new_tokens",
-    "min_new_tokens",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-)  # what the searches have in common with sampling
+# What the searches have in common with sampling.
+_SHARED = ("max_new_tokens", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size")
 
 
 def generate(arguments: Sequence[str] | None) -> int:
@@ -93,8 +88,7 @@ def generate(arguments: Sequence[str] | None) -> int:
         _stream(run, prompt, unknown, settings)
         return 0
     with options.Spinner("loading, compiling and generating"):
-        from_run = functools.partial(_from_run, run, search=search, guesser=guesser)
-        texts = (functools.partial(_from_export, folder) if exported else from_run)(prompt, unknown, settings)
+        texts = _from_export(folder, prompt, unknown, settings) if exported else _from_run(run, prompt, unknown, settings, search, guesser)
     for number, text in enumerate(texts):
         if number:
             print("-" * 20)

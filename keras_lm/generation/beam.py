@@ -12,17 +12,16 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation import automata
 from keras_lm.generation.decode import BLOCKED, CONTEXT, END, FINISH_REASONS, LENGTH, STOP, Carry, Knobs, Rules, filtered, watch
 from keras_lm.generation.filters import FORBIDDEN
-from keras_lm.generation.sampler import Sampler
-from keras_lm.generation.settings import BeamSettings, SamplingSettings
+from keras_lm.generation.search import Search
+from keras_lm.generation.settings import BeamSettings
 from keras_lm.generation.state import Decoder
 
 
@@ -41,7 +40,7 @@ class Beam:
     finish_reason: str
 
 
-class BeamSearch:
+class BeamSearch(Search):
     """Looks for the most probable continuations.
 
     Args:
@@ -55,22 +54,6 @@ class BeamSearch:
     >>> len(texts), texts[0].score >= texts[1].score
     (2, True)
     """
-
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        end_id: int,
-        never: Sequence[int] = (),
-        pieces: Sequence[bytes] | None = None,
-        jit_compile: bool = True,
-    ):
-        self._sampler = Sampler(model, end_id=end_id, never=never, pieces=pieces, jit_compile=jit_compile)
-
-    @property
-    def num_compilations(self) -> int:
-        """As in `Sampler`."""
-        return self._sampler.num_compilations
 
     def generate(
         self,
@@ -100,7 +83,7 @@ class BeamSearch:
         beams, told = settings.num_beams, (bias, stop, constraint)
         numbers = {name: getattr(settings, name) for name in ("length_penalty", "diversity_penalty", "early_stopping")}
         static = {"samples": beams, "num_beams": beams, "num_beam_groups": settings.num_beam_groups}
-        start, found = run(self._sampler, search, prompts, settings.sampling(), told, numbers, **static)
+        start, found = self._run(search, prompts, settings.sampling(), told, numbers, **static)
         start, found = int(start) + 1, {name: value.numpy() for name, value in found.items()}
         return [
             [
@@ -240,35 +223,3 @@ def search(
     found = {name: tf.reshape(value, together[name]) for name, value in carry["done"].items()}
     _, order = tf.math.top_k(found["score"], num_beams)
     return carry["start"], {name: tf.gather(value, order, batch_dims=1) for name, value in found.items()}
-
-
-def run(
-    sampler: Sampler,
-    function: Callable,
-    prompts: Sequence[Sequence[int]],
-    settings: SamplingSettings,
-    told: tuple[Mapping[int, float] | None, Sequence[bytes], automata.Constraint | None],
-    numbers: Mapping[str, float],
-    *,
-    samples: int,
-    **static: int,
-):
-    """Reads the prompts, `samples` rows each, and searches from there; both parts are compiled, and kept, by the sampler.
-
-    `function` is called as `function(decoder, carry, knobs, rules, room=..., **numbers, **static)`: `room` a number a prompt, `numbers` as
-    scalar tensors, `static` compiled in. `told` is bias, stop strings and constraint, as in `Sampler.stream`.
-    """
-    bias, stop, constraint = told
-    sampler._check(prompts, stop)
-    rules, batch = sampler._rules(bias, stop, constraint), len(prompts) * samples
-    carry, room = sampler._begin([list(prompt) for prompt in prompts], settings, {}, constraint is not None, batch)
-    tables = {name: getattr(rules, name) for name in ("bias", "stop", "pieces", "constraint")}
-
-    def traced(carry, knobs, tables, inputs):
-        told = Rules(rules.end_id, degree=rules.degree, **tables)
-        return function(sampler.decoder, carry, Knobs(**knobs), told, **inputs, **static)
-
-    shapes = [tuple(tensor.shape) for tensor in tf.nest.flatten((carry, tables)) if tensor is not None]
-    key = (*shapes, rules.degree, *(table is None for table in tables.values()), *static.values())
-    inputs = {"room": tf.constant(room[::samples]), **{name: tf.constant(number) for name, number in numbers.items()}}
-    return sampler._function(function.__name__, traced, *key)(carry, vars(Knobs.of(settings, batch)), tables, inputs)

@@ -11,20 +11,21 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_lm.generation import automata
-from keras_lm.generation.beam import run
 from keras_lm.generation.decode import BLOCKED, FINISH_REASONS, Carry, Knobs, Rules, filtered, reason_of, watch
 from keras_lm.generation.filters import FORBIDDEN
-from keras_lm.generation.sampler import Continuation, Sampler
+from keras_lm.generation.sampler import Continuation
+from keras_lm.generation.search import Search
 from keras_lm.generation.settings import ContrastiveSettings
 from keras_lm.generation.state import Decoder, State
 
 
-class ContrastiveSearch:
+class ContrastiveSearch(Search):
     """Extends prompts by contrastive search.
 
     Args:
@@ -42,22 +43,9 @@ class ContrastiveSearch:
     True
     """
 
-    def __init__(
-        self,
-        model: keras.Model,
-        *,
-        end_id: int,
-        never: Sequence[int] = (),
-        pieces: Sequence[bytes] | None = None,
-        jit_compile: bool = True,
-    ):
-        self._sampler = Sampler(model, end_id=end_id, never=never, pieces=pieces, jit_compile=jit_compile)
+    def __init__(self, model: keras.Model, **kwargs: Any):
+        super().__init__(model, **kwargs)
         self._sampler.decoder = RememberingDecoder(model)
-
-    @property
-    def num_compilations(self) -> int:
-        """As in `Sampler`."""
-        return self._sampler.num_compilations
 
     def generate(
         self,
@@ -82,7 +70,7 @@ class ContrastiveSearch:
             return []
         top_k = min(settings.top_k, self._sampler.decoder.vocabulary_size)
         told, numbers = (bias, stop, constraint), {"alpha": settings.alpha}
-        history, *rest = run(self._sampler, search, prompts, settings.sampling(), told, numbers, samples=top_k, top_k=top_k)
+        history, *rest = self._run(search, prompts, settings.sampling(), told, numbers, samples=top_k, top_k=top_k)
         start, lengths, reasons = (tensor.numpy() for tensor in rest)
         texts = history.numpy()[start + 1 :].T
         return [
