@@ -105,3 +105,21 @@ def test_rotary_is_a_rotation_of_complex_numbers():
 def test_heads_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
         layers.CausalSelfAttention(**arguments)(np.zeros((1, 2, 16), np.float32))
+
+
+def test_gelu_in_its_tanh_form_and_its_gradient():
+    """Against Keras', up to where the exponential overflows."""
+    x = tf.constant([-1e4, -50.0, -11.0, -1.0, -1e-3, 0.0, 0.5, 3.0, 1e4])
+    for jit_compile in (False, True):
+
+        @tf.function(jit_compile=jit_compile)
+        def value_and_slope(function, x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                y = function(x)
+            return y, tape.gradient(y, x)
+
+        ours = value_and_slope(layers.gelu_tanh, x)
+        theirs = value_and_slope(lambda x: keras.activations.gelu(x, approximate=True), x)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    assert keras.activations.deserialize(keras.activations.serialize(layers.gelu_tanh)) is layers.gelu_tanh

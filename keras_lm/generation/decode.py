@@ -53,7 +53,7 @@ class Knobs:
     def of(cls, settings: SamplingSettings, batch: int) -> Knobs:
         """The same for every row, but for the seed, which counts up."""
         values = {name: getattr(settings, name) for name in cls.names()}
-        filled = {name: tf.fill([batch], tf.constant(value, dtype_of(name))) for name, value in values.items()}
+        filled = {name: tf.constant(value, dtype_of(name), [batch]) for name, value in values.items()}
         seeds = [(settings.seed + row) % 2**31 for row in range(batch)]
         return cls(**{**filled, "seed": tf.constant(seeds, tf.int32)})
 
@@ -99,6 +99,7 @@ def begin(
     padding: tf.Tensor,
     *,
     slots: int | tf.Tensor,
+    cache_slots: int | None = None,
     samples: int = 1,
     alternatives: int | None = None,
     constrained: bool = False,
@@ -110,6 +111,7 @@ def begin(
         prompt: `(batch, n)` int32, n at least 2, padded on the left.
         padding: `(batch,)` int32: how many of the n are padding; less than n.
         slots: The most tokens a row may read, padding included: those of the longest prompt and all but the last new one; static for XLA.
+        cache_slots: Those the caches have room for at first, more than the prompts'; default: all `slots`.
         samples: How many texts each prompt gets; they stand side by side, and the prompt is read once.
         alternatives: Whether the tokens' log-probabilities are kept, and of how many others beside each; `None`: not at all.
         constrained: Whether the texts begin in the first state of a constraint.
@@ -124,7 +126,7 @@ def begin(
     seen = count_tokens(prompt, padding, decoder.vocabulary_size)
     # The padding that all rows share is cut off: what a step attends to is bounded by the text, not by the width of the prompt.
     shift = tf.reduce_min(padding)
-    state, padding, start = decoder.moved(state, shift, slots), padding - shift, width - 1 - shift
+    state, padding, start = decoder.moved(state, shift, cache_slots or slots), padding - shift, width - 1 - shift
     history = tf.gather(tf.transpose(prompt), tf.minimum(tf.range(slots + 1) + shift, width - 1))
     if samples > 1:
         rows = tf.range(batch * samples) // samples

@@ -113,6 +113,11 @@ class Decoder:
             raise ValueError(f"{self.model.name} has no output layer of its own, so its last hidden vectors are not known")
         return logits, hidden[-1], state
 
+    def num_slots(self, state: State) -> int | None:
+        """How many slots the caches in it have, or `None` where there are none: the state of a recurrent model does not grow."""
+        caches = [tf.nest.flatten(state[layer.name]) for layer in self._remembering if not _is_recurrent(layer)]
+        return next((cache.shape[2] for parts in caches for cache in parts), None)
+
     def moved(self, state: State, shift: tf.Tensor, length: int | tf.Tensor) -> State:
         """The state with its first `shift` slots dropped and room for `length` slots; what lies behind the text is not defined."""
 

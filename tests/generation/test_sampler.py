@@ -129,6 +129,24 @@ def test_another_batch_size_compiles_once():
     assert sampler.num_compilations == 4
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_growing_caches_give_the_same_text(jit_compile):
+    """Samples of prompts of different lengths, whole, in chunks and sliding; a recurrent model has nothing that grows."""
+    prompts, knobs = [[5, 6, 7], [8] * 9], {"seed": 1, "num_samples": 2}
+    for name, count in (("transformer", 4), ("gru", 2)):  # `begin`, and `advance` with room for 8 (which is less than the prompt), 12, 16
+        model = build(name)
+        whole = Sampler(model, end_id=END, never=(0, 1, 2, END), jit_compile=jit_compile)
+        growing = Sampler(model, end_id=END, never=(0, 1, 2, END), jit_compile=jit_compile, cache_step=4)
+        for settings in (SamplingSettings(max_new_tokens=7, **knobs), SamplingSettings(max_new_tokens=20, when_full="slide", **knobs)):
+            expected = whole.generate(prompts, settings)
+            assert growing.generate(prompts, settings) == expected
+            parts = list(growing.stream(prompts, settings, chunk_size=3))
+            assert [sum(row[1:], row[0]) for row in zip(*parts, strict=True)] == expected
+        assert growing.num_compilations >= count
+    with pytest.raises(ValueError, match="cache_step must be at least 1"):
+        Sampler(model, end_id=END, cache_step=0)
+
+
 def test_a_full_context_ends_the_text_or_slides():
     sampler = Sampler(build("transformer"), end_id=END, never=(0, 1, 2, END), jit_compile=False)  # context 16
     prompts, settings = [[5, 6, 7], [8] * 15], SamplingSettings(seed=1, max_new_tokens=60, temperature=2.0)
