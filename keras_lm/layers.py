@@ -60,6 +60,19 @@ def apply_dense(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
     return layer.activation(y if layer.bias is None else y + layer.bias)
 
 
+def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.Tensor:
+    """`layer(x, reverse=True)`: logits over the rows of the embedding, which is used where it lies.
+
+    As Keras writes it, XLA makes a loop of it that sums one number after the other (`docs/performance.md`).
+    """
+    if not layer.tie_weights or layer.logit_soft_cap or layer.quantization_mode is not None:
+        return layer(x, reverse=True)
+    dtype = layer.reverse_dtype or x.dtype
+    rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
+    logits = tf.matmul(rows, tf.cast(layer.embeddings, dtype), transpose_b=True)
+    return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [layer.input_dim]], axis=0))
+
+
 def _is_one_row(x: tf.Tensor) -> bool:
     on_cpu = not tf.config.list_physical_devices("GPU") and not tf.config.list_physical_devices("TPU")
     return x.shape[:-1].num_elements() == 1 and on_cpu

@@ -123,3 +123,17 @@ def test_gelu_in_its_tanh_form_and_its_gradient():
         theirs = value_and_slope(lambda x: keras.activations.gelu(x, approximate=True), x)
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
     assert keras.activations.deserialize(keras.activations.serialize(layers.gelu_tanh)) is layers.gelu_tanh
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"reverse_dtype": "float32", "dtype": "mixed_bfloat16"}, {"logit_soft_cap": 5.0}, {"tie_weights": False}]
+)
+def test_an_embedding_reversed_is_that_of_keras(options):
+    layer = keras.layers.ReversibleEmbedding(30, 8, **options)
+    layer.build([None, None])
+    x = tf.cast(tf.random.normal([2, 3, 8], seed=1), layer.compute_dtype)
+    expected = layer(x, reverse=True)
+    for jit_compile in (False, True):
+        logits = tf.function(lambda x: layers.apply_reversed(layer, x), jit_compile=jit_compile)(x)
+        assert logits.dtype == expected.dtype
+        np.testing.assert_allclose(logits, expected, atol=1e-5)

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lm.layers import apply_dense, product
+from keras_lm.layers import apply_dense, apply_reversed, product
 from keras_lm.models import run_layers, run_recurrent
 
 State = dict[str, Any]
@@ -167,6 +167,8 @@ class Decoder:
                     if hidden is not None:
                         hidden.append(inputs[0])
                     inputs = (inputs[0][:, -1:],)  # the logits of a prompt's inner positions are the dearest thing nobody reads
+                if type(layer) is keras.layers.ReversibleEmbedding and kwargs.get("reverse"):
+                    return apply_reversed(layer, *inputs)
                 return apply_dense(layer, *inputs) if type(layer) is keras.layers.Dense else layer(*inputs, **kwargs)
 
             return recurrent if _is_recurrent(layer) else cached if _remembers(layer) else position_wise
