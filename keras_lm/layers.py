@@ -69,7 +69,8 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
         return layer(x, reverse=True)
     dtype = layer.reverse_dtype or x.dtype
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
-    logits = tf.matmul(rows, tf.cast(layer.embeddings, dtype), transpose_b=True)
+    embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
+    logits = tf.matmul(rows, embeddings, transpose_b=True)
     return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [layer.input_dim]], axis=0))
 
 
