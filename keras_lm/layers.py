@@ -297,6 +297,17 @@ def normalization(kind: str, **kwargs) -> keras.layers.Layer:
     raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, got {kind!r}")
 
 
+def _with_policies(layer: keras.layers.Layer, config: dict) -> dict:
+    """The config of a layer with what `quantize` has made of the layers inside: they are built anew from it when a model is loaded."""
+    quantized = [part for part in layer._flatten_layers(include_self=False) if getattr(part, "quantization_mode", None)]
+    if not quantized or isinstance(layer.dtype_policy, keras.dtype_policies.DTypePolicyMap):
+        return config
+    policies = keras.dtype_policies.DTypePolicyMap(default_policy=layer.dtype_policy)
+    for part in quantized:
+        policies[part.path] = part.dtype_policy
+    return {**config, "dtype": keras.dtype_policies.serialize(policies)}
+
+
 @keras.saving.register_keras_serializable(package="keras_lm")
 class TransformerBlock(keras.layers.Layer):
     """A pre-norm decoder block: `x + attention(norm(x))`, then `x + feed_forward(norm(x))`.
@@ -385,7 +396,7 @@ class TransformerBlock(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {
-            **super().get_config(),
+            **_with_policies(self, super().get_config()),
             "num_heads": self.num_heads,
             "feed_forward_dim": self.feed_forward_dim,
             "context_length": self.context_length,

@@ -19,7 +19,7 @@ def _gelu(x):
     return keras.activations.gelu(x, approximate=True)
 
 
-def build_model(work: Work):
+def build_model(work: Work, activation=_gelu):
     """The model of `keras_lm` for this work, a Transformer with the weights that all systems share."""
     import keras_lm
 
@@ -34,7 +34,7 @@ def build_model(work: Work):
         num_layers=work.num_layers,
         num_heads=work.num_heads,
         positions="learned",
-        activation=_gelu,
+        activation=activation,
         use_bias=True,
     )
     weights = decoder_weights(work)
@@ -58,35 +58,69 @@ def build_model(work: Work):
     return model
 
 
+def _settings(work: Work, strategy: str):
+    from keras_lm.generation.settings import SamplingSettings
+
+    knobs = {
+        "greedy": {"temperature": 0.0},
+        "top_k": {"temperature": TEMPERATURE, "top_k": TOP_K},
+        "top_p": {"temperature": TEMPERATURE, "top_p": TOP_P},
+        "sample": {"temperature": TEMPERATURE},
+    }[strategy]
+    return SamplingSettings(max_new_tokens=work.new_tokens, **knobs)
+
+
 class Xla:
-    """`Sampler`: one function compiled by XLA."""
+    """`Sampler`, compiled by XLA, with caches that grow as they do in a process that lives long: by 32 slots, at batch 1 by 128."""
 
     def __init__(self, work: Work, batch: int, precision: str, folder: Path):
-        self.new_tokens = work.new_tokens
-        self.sampler = self.make_sampler(work, precision)
+        self.work = work
+        self.sampler = self.make_sampler(batch, precision)
 
-    def make_sampler(self, work: Work, precision: str):
+    def make_sampler(self, batch: int, precision: str):
         from keras_lm.generation.sampler import Sampler
+        from keras_lm.layers import gelu_tanh
 
-        return Sampler(build_model(work), end_id=END_ID, never=(END_ID,))
+        return Sampler(build_model(self.work, gelu_tanh), end_id=END_ID, never=(END_ID,), cache_step=128 if batch == 1 else 32)
 
     def generate(self, prompts: np.ndarray, strategy: str) -> Sequence[Sequence[int]]:
-        from keras_lm.generation.settings import SamplingSettings
-
-        knobs = {
-            "greedy": {"temperature": 0.0},
-            "top_k": {"temperature": TEMPERATURE, "top_k": TOP_K},
-            "top_p": {"temperature": TEMPERATURE, "top_p": TOP_P},
-            "sample": {"temperature": TEMPERATURE},
-        }[strategy]
-        texts = self.sampler.generate(prompts.tolist(), SamplingSettings(max_new_tokens=self.new_tokens, **knobs))
-        return [text.ids for text in texts]
+        return [text.ids for text in self.sampler.generate(prompts.tolist(), _settings(self.work, strategy))]
 
 
 class LiteRT(Xla):
-    """`LiteRTSampler`: the step as a flat buffer, run by LiteRT."""
+    """The step as a flat buffer, run by LiteRT: one row as `keras_lm-generate model.tflite` does, without TensorFlow, several by
+    `LiteRTSampler`."""
 
-    def make_sampler(self, work: Work, precision: str):
+    def __init__(self, work: Work, batch: int, precision: str, folder: Path):
+        self.step = None
+        super().__init__(work, batch, precision, folder)
+        if batch == 1:
+            from keras_lm.generation.litert_convert import convert, memories
+            from keras_lm.generation.litert_runtime import Step
+
+            model = self.sampler.decoder.model
+            content = convert(model, slots=work.context_length, chunk=work.prompt_length, precision=_PRECISIONS[precision])
+            self.step = Step(content, memories(model))
+
+    def make_sampler(self, batch: int, precision: str):
         from keras_lm.generation.litert import LiteRTSampler
 
-        return LiteRTSampler(build_model(work), precision=_PRECISIONS[precision], end_id=END_ID, never=(END_ID,))
+        return LiteRTSampler(build_model(self.work), precision=_PRECISIONS[precision], end_id=END_ID, never=(END_ID,))
+
+    def generate(self, prompts: np.ndarray, strategy: str) -> Sequence[Sequence[int]]:
+        if self.step is None:
+            return super().generate(prompts, strategy)
+        from keras_lm.generation.litert_runtime import Texts
+
+        (ids,) = prompts
+        bias = np.zeros(self.work.vocabulary_size, np.float32)
+        bias[END_ID] = -np.inf
+        room = self.work.context_length - len(ids)
+        texts = Texts.of_prompt(ids, _settings(self.work, strategy), seed=0, bias=bias, room=room, end_id=END_ID)
+        self.step.begin()
+        self.step.read(ids[:-1])
+        new, token = [], ids[-1:]
+        while texts.running:
+            token = texts.draw(self.step.run(token))
+            new.append(int(token[0]))
+        return [new]

@@ -23,6 +23,7 @@ _EPILOG = """examples:
   keras_lm-generate runs/quickstart --prompt 中国 --num-beams 4 --num-samples 2 --no-repeat-ngram-size 3
   keras_lm-generate runs/quickstart --prompt １９９８年 --allow "[０-９]{1,2}月[０-９]{1,2}日"
   keras_lm-generate saved_models/quickstart --prompt 中国 --max-new-tokens 50 --seed 7
+  keras_lm-generate saved_models/quickstart/model-int8.tflite --prompt 中国 --stream
 
 Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gives the same text. The first call for a model compiles
 the sampler, which takes some seconds; what is compiled is kept in ~/.cache/keras_lm (KERAS_LM_XLA_CACHE= switches that off)."""
@@ -35,7 +36,7 @@ def parser() -> options.Parser:
         description="Generate text from a trained model.",
         epilog=_EPILOG,
     )
-    result.add_argument("model", metavar="RUN", help="a run folder, or an exported folder (saved_models/NAME)")
+    result.add_argument("model", metavar="RUN", help="a run folder, an exported folder (saved_models/NAME), or a .tflite file")
     result.add_argument("--prompt", metavar="TEXT", required=True, help="what the text begins with")
     result.add_argument("--stream", action="store_true", help="print the text as it is made")
     result.add_argument(
@@ -74,6 +75,11 @@ def generate(arguments: Sequence[str] | None) -> int:
         raise UserError("--stream prints one text: leave --num-samples out")
     if sum((stream, search is not None, draft is not None)) > 1:
         raise UserError("--stream, --num-beams, --alpha and --draft exclude each other: give one of them")
+    if folder.endswith(".tflite"):
+        if search or draft:
+            raise UserError("a LiteRT file samples: --num-beams, --alpha and --draft need a run folder")
+        _from_lite(folder, prompt, unknown, settings, stream)
+        return 0
     exported = layout.is_export(folder)
     run = None if exported else _open_run(folder)
     if exported:
@@ -184,12 +190,34 @@ def _from_export(folder: str, prompt: str, unknown: str, settings: SamplingSetti
     context = metadata["context_length"]
     if context and length >= context:
         raise UserError(f"the prompt has {length} tokens; the context of {context} has room for {context - 1}: shorten it")
+    _warn_of_context(context, length, settings)
+    return generator.generate([prompt], settings)
+
+
+def _from_lite(path: str, prompt: str, unknown: str, settings: SamplingSettings, stream: bool) -> None:
+    """Prints text from a LiteRT file; nothing of this imports TensorFlow."""
+    from keras_lm.export.tflite_generator import TFLiteGenerator
+
+    with options.quiet_start():
+        generator = TFLiteGenerator(path)
+        length = len(generator.encode(prompt))
+    _refuse_unknown(generator.codec.unknown_characters(generator.codec.clean(prompt)), unknown)
+    _warn_of_context(generator.metadata["context_length"], length, settings)
+    if not stream:
+        print(f"\n{'-' * 20}\n".join(prompt + text for text, _ in generator.generate(prompt, settings)))
+        return
+    pieces = generator.stream(prompt, settings)
+    for piece in itertools.chain([prompt + next(pieces, "")], pieces):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _warn_of_context(context: int | None, length: int, settings: SamplingSettings) -> None:
     if context and length + settings.max_new_tokens > context:
         print(
             f"keras_lm-generate: the text will end with the context of {context} tokens (from a run folder, --when-full slide goes on)",
             file=sys.stderr,
         )
-    return generator.generate([prompt], settings)
 
 
 def _check_known(tokenizer, prompt: str, clean: Sequence[str], unknown: str) -> None:
@@ -197,7 +225,10 @@ def _check_known(tokenizer, prompt: str, clean: Sequence[str], unknown: str) -> 
 
     from keras_lm import cleaning
 
-    characters = tokenizer.unknown_characters(cleaning.compose(clean)(tf.constant(prompt)).numpy().decode("utf-8", "replace"))
+    _refuse_unknown(tokenizer.unknown_characters(cleaning.compose(clean)(tf.constant(prompt)).numpy().decode("utf-8", "replace")), unknown)
+
+
+def _refuse_unknown(characters: Sequence[str], unknown: str) -> None:
     if characters and unknown == "refuse":
         shown = " ".join(characters[:10])
         raise UserError(f"the prompt has characters never seen in training: {shown} (--unknown replace goes on without them)")

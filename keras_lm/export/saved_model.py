@@ -2,21 +2,24 @@
 
 Signatures (every input and output has the batch as its first axis, so that TF Serving can batch requests):
 
-- `serving_default`: `prompts` → `text`, with the default knobs;
-- `generate`: `prompts` and the numbers of `SamplingSettings`, each `[batch]` or `[1]` → `text`, `num_tokens`, `finish_reason`;
-- `score`: `texts` → `log_likelihood`, `num_tokens`, `perplexity`.
+- `serving_default`: `prompts` → `text`, `num_tokens`, `finish_reason`, with the default knobs;
+- `generate`: the same with the numbers of `SamplingSettings`, each `[batch]` or `[1]` and with a default in the SignatureDef;
+- `score`: `texts` → `log_likelihood`, `num_tokens`, `perplexity`;
+- `next_token`: `prompts` and `k` → `tokens`, `ids`, `probabilities`, best first;
+- `step`: ids and state → logits and state, for clients that stream (`keras_lm.export.stepping`).
 
-No XLA inside: TF Serving switches it off by default, and a signature that needs it loads and then fails at every call.
+No XLA inside: TF Serving switches it off by default, and a signature that needs it loads and then fails at every call. `xla=True` writes a
+version for servers that have it on (`keras_lm.export.compiled`).
 
-A row's text depends on its own prompt, knobs and seed, not on the requests it is batched with. A prompt that is too long loses its
-beginning; the number of new tokens is bounded by the model's context. Bytes that are not UTF-8 become U+FFFD, on the way in and out.
+A prompt that is too long loses its beginning; the number of new tokens is bounded by the model's context. Bytes that are not UTF-8 become
+U+FFFD, on the way in and out. A knob out of range is clamped, and one that is no number becomes its default (`keras_lm.export.served`).
+Names, shapes, defaults and ranges stand in `assets.extra/keras_lm.json`, which can be read without loading anything.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import inspect
 import json
 import os
 import pathlib
@@ -29,143 +32,35 @@ import tensorflow as tf
 from keras_lm import cleaning
 from keras_lm.errors import UserError
 from keras_lm.export import layout
+from keras_lm.export.served import Served
+from keras_lm.export.warmup import write_requests
 from keras_lm.files import replacing_folder
-from keras_lm.generation.decode import FINISH_REASONS, Knobs, Rules, bias_against, decode, dtype_of, left_padded
+from keras_lm.generation.decode import Knobs
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.state import Decoder
-from keras_lm.generation.text import Generated, prompt_ids
+from keras_lm.generation.text import Generated
 from keras_lm.tokenizers import Tokenizer
 from keras_lm.training.run import Run
 
-_SCORE_WINDOW = 128  # tokens of a text that a recurrent model scores at a time
-_MOST_TOKENS = 4096  # of a prompt, and of new ones, for models without a bounded context
+_NOTES = (
+    "An input with a default may be left out where the server knows SignatureDef defaults: TF Serving over gRPC, not over REST.",
+    "A value of shape [1] holds for every row; a server that batches requests needs a value for each row.",
+    "A number outside clamped_to is taken for the nearest end of it; one that is no number (NaN) for the default.",
+    "A prompt longer than the context leaves for the new tokens loses its beginning; bytes that are not UTF-8 become U+FFFD.",
+    "finish_reason: length, end (the model ended the text), context (the context is full) or blocked (nothing may follow).",
+    "step: what comes out beside logits goes in again with the next ids; without it a text begins. Rows are padded on the left.",
+)
 
+_XLA_README = """# This version compiles with XLA while it serves
 
-class _Served(tf.Module):
-    """What is saved. It tracks the raw variables, not the Keras model: the saver copies Keras' own variables, and the copies are
-    missing in a C++ session, where TF Serving looks for them."""
+TensorFlow Serving switches XLA off unless it is told otherwise, and then every call of this version fails. Start it with
 
-    def __init__(self, model: keras.Model, tokenizer: Tokenizer, clean: Sequence[str], documents: bool, defaults: SamplingSettings):
-        super().__init__()
-        self.weights = [variable.value for variable in model.variables]
-        self.tokenizer = tokenizer
-        decoder = Decoder(model)
-        cleaner = cleaning.compose(clean)
-        context = decoder.context_length
+    tensorflow_model_server --xla_cpu_compilation_enabled=true ...
 
-        pieces = tokenizer.pieces()
-        never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
-        bias = bias_against(never, decoder.vocabulary_size).numpy()
-
-        def complete_any(prompts: tf.Tensor, knobs: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-            nothing = lambda: (tf.zeros([0], tf.string), tf.zeros([0], tf.int32), tf.zeros([0], tf.string))
-            return tf.cond(tf.size(prompts) > 0, lambda: complete(prompts, knobs), nothing)
-
-        def complete(prompts: tf.Tensor, given: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
-            rows = tf.shape(prompts)[:1]
-            knobs = Knobs(**{name: tf.broadcast_to(_bounded(name, given[name]), rows) for name in Knobs.names()})
-            ids = prompt_ids(tokenizer, cleaner(_valid_utf8(prompts)), documents)
-            longest = tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32)
-            width = 1 + tf.maximum(tf.minimum(longest, context - 1 if context else _MOST_TOKENS), 1)
-            prompt, padding = left_padded(ids, width)
-            if context:  # what is kept of a prompt leaves room for the new tokens, but they may not push out more than half of it
-                padding = tf.maximum(padding, width - (context - tf.minimum(knobs.max_new_tokens, context // 2)))
-                room = context - (width - padding)
-            else:
-                room = tf.fill(rows, _MOST_TOKENS)
-            capacity = tf.reduce_max(tf.minimum(knobs.max_new_tokens, room))
-            rules = Rules(end_id=tokenizer.end_id, bias=tf.constant(bias))
-            new, lengths, reasons = decode(decoder, prompt, padding, knobs, rules, capacity=capacity, room=room)
-            text = tf.strings.reduce_join(tf.gather(tf.constant(pieces), new), axis=1)  # behind a text's end stands padding: no piece
-            return _valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
-
-        default = {name: tf.constant([getattr(defaults, name)], dtype_of(name)) for name in Knobs.names()}
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="prompts")], autograph=False)
-        def serving_default(prompts):
-            return {"text": complete_any(prompts, {name: tf.constant(value.numpy()) for name, value in default.items()})[0]}
-
-        def generate(prompts, *knobs):
-            text, lengths, reasons = complete_any(prompts, dict(zip(default, knobs, strict=True)))
-            return {"text": text, "num_tokens": lengths, "finish_reason": reasons}
-
-        # tf.function reads names and defaults from the signature, and so they come into the SignatureDef.
-        parameter = lambda name, **default: inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, **default)
-        generate.__signature__ = inspect.Signature(
-            [parameter("prompts"), *(parameter(name, default=value) for name, value in default.items())]
-        )
-        specs = [tf.TensorSpec([None], tf.string), *(tf.TensorSpec([None], dtype_of(name)) for name in default)]
-        generate = tf.function(generate, input_signature=specs, autograph=False)
-
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="texts")], autograph=False)
-        def score(texts):
-            ids = tokenizer.tokenize(cleaner(_valid_utf8(texts)))
-            if documents:
-                ids = tf.concat([tf.fill([tf.shape(texts)[0], 1], tokenizer.start_id), ids], axis=1)
-            log_likelihood, count = _log_likelihood(decoder, ids)
-            mean = tf.math.divide_no_nan(log_likelihood, tf.cast(count, tf.float32))
-            return {"log_likelihood": log_likelihood, "num_tokens": count, "perplexity": tf.exp(-mean)}
-
-        self.functions = {"serving_default": serving_default, "generate": generate, "score": score}
-
-
-def _bounded(knob: str, value: tf.Tensor) -> tf.Tensor:
-    """What a client sends, brought into the range that `SamplingSettings` allows."""
-    least, most = _BOUNDS[knob]
-    return value if least is None else tf.clip_by_value(value, least, most)
-
-
-_BOUNDS = {
-    "max_new_tokens": (1, _MOST_TOKENS),
-    "min_new_tokens": (0, _MOST_TOKENS),
-    "repetition_penalty": (1e-6, 1e6),
-    "presence_penalty": (-1e6, 1e6),
-    "frequency_penalty": (-1e6, 1e6),
-    "no_repeat_ngram_size": (0, _MOST_TOKENS),
-    "temperature": (0.0, 1e6),
-    "top_k": (0, 2**31 - 1),
-    "top_p": (1e-6, 1.0),
-    "min_p": (0.0, 1.0),
-    "typical_p": (1e-6, 1.0),
-    "epsilon_cutoff": (0.0, 1.0),
-    "eta_cutoff": (0.0, 1.0),
-    "seed": (None, None),
-}
-
-
-def _valid_utf8(text: tf.Tensor) -> tf.Tensor:
-    return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)
-
-
-def _log_likelihood(decoder: Decoder, ids: tf.RaggedTensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Sum of ln P(token | tokens before it) over all but the first token of each row, and how many those are.
-
-    A text longer than the context is cut into windows that know nothing of each other, as in `keras_lm.evaluation`.
-    """
-    window = decoder.context_length or _SCORE_WINDOW
-    count = tf.maximum(tf.cast(ids.row_lengths(), tf.int32) - 1, 0)
-    windows = -(-tf.reduce_max(tf.concat([count, [1]], axis=0)) // window)
-    dense = ids.to_tensor(shape=[None, None])
-    dense = tf.pad(dense, [[0, 0], [0, tf.maximum(windows * window + 1 - tf.shape(dense)[1], 0)]])
-    batch = tf.shape(dense)[0]
-
-    def add(number, total, state):
-        start = number * window
-        piece = dense[:, start : start + window + 1]
-        inputs, targets = tf.ensure_shape(piece[:, :-1], [None, window]), piece[:, 1:]
-        if decoder.context_length is None:  # states go on; padding is on the right, where nothing follows
-            logits, state = decoder.extend_all(inputs, state, start, tf.zeros([batch], tf.int32))
-        else:
-            logits = decoder.model(inputs, training=False)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
-        real = tf.cast(start + tf.range(window)[None] < count[:, None], tf.float32)
-        return number + 1, total - tf.reduce_sum(losses * real, axis=1), state
-
-    state = decoder.init_state(batch, window) if decoder.context_length is None else {}
-    carried = (tf.constant(0), tf.zeros([batch]), state)
-    shapes = tf.nest.map_structure(lambda tensor: tensor.shape, carried)
-    _, total, _ = tf.while_loop(lambda number, *_: number < windows, add, carried, shape_invariants=shapes)
-    return total, count
+Python needs nothing. Prompts are padded to powers of two (32 tokens at least), and so are the rows of a batch and the room for the text:
+each combination is compiled when it is first met, which takes seconds. The requests in `tf_serving_warmup_requests` compile the usual
+ones while the server loads this version; without the flag they fail there, and so does the version's loading. `step` is not compiled.
+"""
 
 
 def default_settings(decoder: Decoder) -> SamplingSettings:
@@ -185,6 +80,7 @@ def export_model(
     documents: bool = True,
     settings: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
+    xla: bool = False,
 ) -> pathlib.Path:
     """Writes the next version of an export.
 
@@ -195,9 +91,14 @@ def export_model(
         clean, documents: As in `keras_lm.generation.text.TextGenerator`.
         settings: The run's settings, for the metadata.
         metrics: The run's validation result, for the metadata.
+        xla: Whether XLA compiles the signatures, in the process that serves them; default no.
 
     Returns:
         The version's folder.
+
+    Raises:
+        UserError: a folder that holds something else, a tokenizer of another vocabulary.
+        ValueError: a model that cannot be decoded step by step.
 
     Example:
 
@@ -209,11 +110,16 @@ def export_model(
     >>> loaded.signatures["serving_default"](prompts=tf.constant(["a", "b"]))["text"].shape
     TensorShape([2])
     """
-    folder = pathlib.Path(folder)
+    folder = layout.check_target(folder)
     decoder = Decoder(model)
+    if decoder.vocabulary_size != tokenizer.vocabulary_size:
+        sizes = f"{decoder.vocabulary_size} tokens, the tokenizer {tokenizer.vocabulary_size}"
+        raise UserError(f"the model knows {sizes}: give the tokenizer that the model was trained with")
     defaults = default_settings(decoder)
-    module = _Served(model, tokenizer, clean, documents, defaults)
+    module = Served(model, tokenizer, clean=clean, documents=documents, defaults=defaults, xla=xla)
     version = folder / str(max(layout.versions(folder), default=0) + 1)
+    needs_text = tokenizer.needs_tensorflow_text or bool(cleaning.NEEDS_TENSORFLOW_TEXT & set(clean))
+    libraries = ("keras_lm", "tensorflow", "keras", *(["tensorflow-text"] if needs_text else []))
     metadata = {
         "model": model.name,
         "parameters": model.count_params(),
@@ -222,16 +128,25 @@ def export_model(
         "context_length": decoder.context_length,
         "clean": list(clean),
         "documents": documents,
-        "needs_tensorflow_text": tokenizer.needs_tensorflow_text or bool(cleaning.NEEDS_TENSORFLOW_TEXT & set(clean)),
+        "needs_tensorflow_text": needs_text,
+        "xla": xla,
         "defaults": {name: getattr(defaults, name) for name in Knobs.names()},
+        "notes": list(_NOTES),
+        "signatures": {name: signature.describe() for name, signature in module.entries.items()},
         "settings": settings or {},
         "metrics": metrics or {},
-        "versions": {name: importlib.metadata.version(name) for name in ("keras_lm", "tensorflow", "keras")},
+        "versions": {name: importlib.metadata.version(name) for name in libraries},
     }
     with replacing_folder(version) as temporary:
-        tf.saved_model.save(module, str(temporary), signatures=module.functions)
+        functions = {name: signature.function for name, signature in module.entries.items()}
+        tf.saved_model.save(module, str(temporary), signatures=functions)
         tokenizer.save(temporary / layout.TOKENIZER)
         (temporary / layout.METADATA).write_text(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        if xla:
+            (temporary / layout.README).write_text(_XLA_README, encoding="utf-8")
+        name, context = folder.resolve().name, decoder.context_length
+        write_requests(temporary / layout.WARMUP, module.entries, tokenizer, name=name, context_length=context, xla=xla)
+        layout.flush(temporary)
     return version
 
 
@@ -277,16 +192,21 @@ class ExportedGenerator:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
-def export_run(run: Run, folder: str | os.PathLike | None = None) -> pathlib.Path:
+def export_run(run: Run, folder: str | os.PathLike | None = None, *, xla: bool = False) -> pathlib.Path:
     """Exports the best model of a run.
 
     Args:
         run: The run.
         folder: `saved_models/NAME`; default the run's own `export` setting.
+        xla: As in `export_model`.
 
     Returns:
         The version's folder.
+
+    Raises:
+        UserError: a run that is not whole, or a folder that holds something else.
     """
+    layout.check_run(run)
     best = min(run.read_metrics(), key=lambda line: line["val_loss"], default={})
     return export_model(
         run.load_model(),
@@ -296,4 +216,5 @@ def export_run(run: Run, folder: str | os.PathLike | None = None) -> pathlib.Pat
         documents=run.settings.documents,
         settings=dataclasses.asdict(run.settings),
         metrics=best,
+        xla=xla,
     )

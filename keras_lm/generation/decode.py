@@ -27,7 +27,7 @@ LENGTH, END, STOP, CONTEXT, BLOCKED = range(len(FINISH_REASONS))
 Carry = dict[str, Any]
 """What goes from one step to the next. Shapes: `step`, `start` scalar; `history` `(slots + 1, batch)`; `seen` and `fresh`
 `(batch, vocabulary)`; `state` as in `Decoder`; where asked for, `logprobs` `(slots, batch)`, `top_ids` and `top_logprobs`
-`(slots, batch, alternatives)`; all else `(batch,)`."""
+`(slots, batch, alternatives)`; where the model has them, `input_rows` as in `Decoder`; all else `(batch,)`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,6 +150,8 @@ def begin(
         "node": nothing,
         "place": nothing if constrained else nothing - 1,
     }
+    if (input_rows := decoder.input_rows()) is not None:
+        carry["input_rows"] = input_rows
     if alternatives is not None:
         carry["logprobs"] = tf.zeros([slots, batch])
         carry["top_ids"] = tf.zeros([slots, batch, alternatives], tf.int32)
@@ -174,12 +176,13 @@ def advance(decoder: Decoder, carry: Carry, knobs: Knobs, rules: Rules, *, room:
 
     def one_more(carry: Carry) -> tuple[Carry]:
         slot = carry["start"] + carry["step"]
-        logits, state = decoder.extend(carry["token"][:, None], carry["state"], slot, carry["padding"])
+        logits, state = decoder.extend(carry["token"][:, None], carry["state"], slot, carry["padding"], input_rows)
         return ({**draw(logits, carry, knobs, rules, room=room), "state": state},)
 
-    shapes = (tf.nest.map_structure(lambda tensor: tensor.shape, carry),)
-    (carry,) = tf.while_loop(more, one_more, (carry,), shape_invariants=shapes)
-    return carry
+    input_rows, changing = carry.get("input_rows"), {name: value for name, value in carry.items() if name != "input_rows"}
+    shapes = (tf.nest.map_structure(lambda tensor: tensor.shape, changing),)
+    (changing,) = tf.while_loop(more, one_more, (changing,), shape_invariants=shapes)
+    return {**carry, **changing}
 
 
 def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, room: tf.Tensor) -> Carry:

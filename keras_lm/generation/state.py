@@ -72,6 +72,7 @@ class Decoder:
         if len({layer.name for layer in layers}) != len(layers):
             raise ValueError("two layers have the same name: give each its own")
         self._remembering = [layer for layer in layers if _remembers(layer)]
+        self._read_by_row = _read_by_row(layers)
         lengths = [layer.context_length for layer in layers if getattr(layer, "context_length", None)]
         self.context_length: int | None = min(lengths, default=None)
         self.vocabulary_size: int = model.outputs[0].shape[-1]
@@ -83,7 +84,20 @@ class Decoder:
             for layer in self._remembering
         }
 
-    def extend(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, State]:
+    def input_rows(self) -> tf.Tensor | None:
+        """What each token adds to the gates of the first recurrent layer, `(vocabulary, gates)`, where that is less than its input kernel.
+
+        Embedding and kernel are two matrices one after the other; multiplied once, a step looks a row up in place of reading the kernel.
+        `None` for models whose first layers are not an embedding of fewer tokens than columns and an LSTM or GRU.
+        """
+        if self._read_by_row is None:
+            return None
+        embedding, layer = self._read_by_row
+        return tf.matmul(tf.convert_to_tensor(embedding.embeddings), tf.convert_to_tensor(layer.cell.kernel))
+
+    def extend(
+        self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor, input_rows: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, State]:
         """Reads some more tokens.
 
         Args:
@@ -91,11 +105,12 @@ class Decoder:
             state: What `init_state` or `extend` gave.
             start: Scalar: the first slot; the Python number 0 at the beginning of a text.
             padding: `(batch,)` int32: row `b` has no text in its first `padding[b]` slots.
+            input_rows: What the method of that name gives, to be read in place of the kernel when a single token is.
 
         Returns:
             Logits `(batch, vocabulary_size)` float32 for what follows the last token, and the new state.
         """
-        return self._walk(ids, state, start, padding, last_only=True)
+        return self._walk(ids, state, start, padding, last_only=True, input_rows=input_rows)
 
     def extend_all(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, State]:
         """As `extend`, with the logits of every new position: `(batch, n, vocabulary_size)`."""
@@ -142,6 +157,7 @@ class Decoder:
         padding: tf.Tensor,
         last_only: bool,
         hidden: list[tf.Tensor] | None = None,
+        input_rows: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, State]:
         state = dict(state)
         # A scan over slots that hold text in every row needs no mask; only the first one can hold padding.
@@ -153,7 +169,9 @@ class Decoder:
         def replace(layer: keras.Operation) -> Callable:
             def recurrent(x: tf.Tensor, **_: Any) -> tf.Tensor:
                 if x.shape[1] == 1 and mask is None:
-                    output, state[layer.name] = step_cell(layer.cell, x[:, 0], state[layer.name])
+                    by_row = input_rows is not None and layer is self._read_by_row[1]
+                    from_input = tf.gather(input_rows, ids[:, 0]) if by_row else None
+                    output, state[layer.name] = step_cell(layer.cell, x[:, 0], state[layer.name], from_input)
                     return output[:, None]
                 outputs, state[layer.name] = run_recurrent(layer, x, state[layer.name], mask)
                 return outputs
@@ -177,13 +195,16 @@ class Decoder:
         return (logits[:, -1] if last_only else logits), state
 
 
-def step_cell(cell: keras.layers.Layer, x: tf.Tensor, states: list[tf.Tensor]) -> tuple[tf.Tensor, list[tf.Tensor]]:
+def step_cell(
+    cell: keras.layers.Layer, x: tf.Tensor, states: list[tf.Tensor], from_input: tf.Tensor | None = None
+) -> tuple[tf.Tensor, list[tf.Tensor]]:
     """`cell(x, states)` without dropout; for Keras' LSTM and GRU written out, with their products by `product`.
 
     Args:
         cell: Any recurrent cell.
         x: `(batch, width)`.
         states: As the cell gives them.
+        from_input: `x` times the input kernel, `(batch, gates)`, where that is known already.
 
     Returns:
         Output `(batch, units)` and the new states.
@@ -191,23 +212,38 @@ def step_cell(cell: keras.layers.Layer, x: tf.Tensor, states: list[tf.Tensor]) -
     References:
         Hochreiter and Schmidhuber 1997 (the cell of articles A0, A2, A3 §4.2); Cho et al. 2014.
     """
-    plain = cell.compute_dtype == cell.variable_dtype
-    if type(cell) is keras.layers.LSTMCell and plain:
+    if _is_written_out(cell) and from_input is None:
+        from_input = product(x, tf.convert_to_tensor(cell.kernel))
+    if _is_written_out(cell) and type(cell) is keras.layers.LSTMCell:
         hidden, memory = states
-        gates = product(x, tf.convert_to_tensor(cell.kernel)) + product(hidden, tf.convert_to_tensor(cell.recurrent_kernel))
+        gates = from_input + product(hidden, tf.convert_to_tensor(cell.recurrent_kernel))
         i, f, candidate, o = tf.split(gates + cell.bias if cell.use_bias else gates, 4, axis=1)
         memory = cell.recurrent_activation(f) * memory + cell.recurrent_activation(i) * cell.activation(candidate)
         hidden = cell.recurrent_activation(o) * cell.activation(memory)
         return hidden, [hidden, memory]
-    if type(cell) is keras.layers.GRUCell and plain and cell.reset_after and cell.use_bias:
+    if _is_written_out(cell):
         (hidden,) = states
         bias = tf.convert_to_tensor(cell.bias)
-        from_input = tf.split(product(x, tf.convert_to_tensor(cell.kernel)) + bias[0], 3, axis=1)
+        from_input = tf.split(from_input + bias[0], 3, axis=1)
         from_state = tf.split(product(hidden, tf.convert_to_tensor(cell.recurrent_kernel)) + bias[1], 3, axis=1)
         z, r = (cell.recurrent_activation(a + b) for a, b in zip(from_input[:2], from_state[:2], strict=True))
         hidden = z * hidden + (1 - z) * cell.activation(from_input[2] + r * from_state[2])
         return hidden, [hidden]
     return cell(x, states, training=False)
+
+
+def _is_written_out(cell: keras.layers.Layer) -> bool:
+    known = type(cell) is keras.layers.LSTMCell or (type(cell) is keras.layers.GRUCell and cell.reset_after and cell.use_bias)
+    return known and cell.compute_dtype == cell.variable_dtype
+
+
+def _read_by_row(layers: list[keras.Operation]) -> tuple[keras.layers.Embedding, keras.layers.RNN] | None:
+    """The embedding and the recurrent layer of `Decoder.input_rows`."""
+    first, *others = [layer for layer in layers if not isinstance(layer, keras.layers.Dropout)][:2] or [None]
+    if type(first) is not keras.layers.Embedding or not others or not _is_recurrent(others[0]):
+        return None
+    plain = first.quantization_mode is None and first.compute_dtype == first.variable_dtype
+    return (first, others[0]) if plain and first.input_dim <= first.output_dim and _is_written_out(others[0].cell) else None
 
 
 def _leaves(model: keras.Model) -> Iterator[keras.Operation]:

@@ -99,6 +99,10 @@ def test_help_answers_in_under_a_second(arguments):
         (["generate", "nosuch", "--prompt", "a", "--max-new-tokens", "0"], "max_new_tokens must be at least 1, got 0"),
         (["evaluate", "nosuch"], "no such run: nosuch"),
         (["export", "nosuch"], "no such run: nosuch"),
+        (["export", "nosuch", "--format", "tflight"], "unknown format 'tflight': did you mean 'tflite'?"),
+        (["export", "nosuch", "--format", "tflite", "--quantize", "int4"], "unknown quantize 'int4': did you mean 'int8'?"),
+        (["export", "nosuch", "--quantize", "int8"], "--quantize is for LiteRT: add --format tflite"),
+        (["export", "nosuch", "--format", "tflite", "--xla"], "--xla is for a SavedModel: leave it or --format tflite out"),
     ],
 )
 def test_bad_arguments_answer_in_under_a_second(arguments, message):
@@ -136,6 +140,40 @@ def test_the_whole_way(capsys, text):
 
     status, out, _ = call(capsys, "export", "run", "--out", "saved_models/small")
     assert (status, layout.versions("saved_models/small")) == (0, [1, 2])
+
+
+def test_export_refuses_before_tensorflow(capsys, small_run, exported, tmp_path):
+    """What is no run, and where nothing may be written."""
+    (tmp_path / "file").touch()
+    assert "is an export already" in refused(capsys, "export", exported)
+    assert "is an export already" in refused(capsys, "export", exported / "1")
+    for out, message in (
+        ("file", "file is a file: choose another folder"),
+        (exported / "1", f"give the folder that holds the versions, {exported}"),
+        (small_run.folder, "holds no export but other things"),
+    ):
+        assert message in refused(capsys, "export", small_run.folder, "--out", out)
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "settings.yaml").write_text((small_run.folder / "settings.yaml").read_text())
+    assert "half has no model.keras yet" in refused(capsys, "export", "half")
+
+
+def test_export_with_xla_says_what_the_server_needs(capsys, small_run):
+    status, out, error = call(capsys, "export", small_run.folder, "--out", "saved_models/small", "--xla")
+    assert status == 0
+    assert "exporting" in error
+    assert "--xla_cpu_compilation_enabled=true" in out
+    assert layout.find("saved_models/small")[1]["xla"]
+
+
+def test_export_for_litert(capsys, small_run):
+    arguments = [small_run.folder, "--out", "saved_models/small", "--format", "tflite", "--quantize", "int8"]
+    status, out, _ = call(capsys, "export", *arguments)
+    assert status == 0
+    assert "keras_lm-generate saved_models/small/model-int8.tflite --prompt" in out
+    assert pathlib.Path("saved_models/small/model-int8.tflite").is_file()
+    assert call(capsys, "export", small_run.folder, "--out", "saved_models/small")[0] == 0  # beside it
+    assert layout.versions("saved_models/small") == [1]
 
 
 def test_evaluate_another_corpus(capsys, small_run, text):
@@ -310,6 +348,20 @@ def test_a_full_or_read_only_disk(tmp_path, text, options_of_mount, message):
     assert result.returncode == 2, result.stderr
     assert message.lower() in result.stderr.splitlines()[-1].lower()
     assert result.stderr.splitlines()[-1].startswith("keras_lm-train: ")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not NAMESPACE, reason="needs the right to mount (a private mount namespace)")
+def test_a_disk_that_fills_while_exporting(small_run, tmp_path):
+    """No version appears, not even half of one; what was there stays."""
+    (tmp_path / "disk").mkdir()
+    look = "find disk -mindepth 1 | sort | tee look >&2; exit $status"
+    command = f"mount -t tmpfs -o size=300k none disk && {BIN}/keras_lm-export {small_run.folder} --out disk/model; status=$?; {look}"
+    result = subprocess.run(["unshare", "--mount", "sh", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode == 2, result.stderr
+    assert (tmp_path / "look").read_text().split() == ["disk/model"]
+    line = next(line for line in result.stderr.splitlines() if line.startswith("keras_lm-export: "))
+    assert "No space left on device" in line
     assert "Traceback" not in result.stderr
 
 

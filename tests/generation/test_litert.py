@@ -54,7 +54,7 @@ def test_log_likelihoods_are_those_of_the_full_pass(precision, tolerance):
 
 
 def test_what_is_refused(monkeypatch):
-    with pytest.raises(UserError, match="precision must be one of float32, int8, got 'int4'"):
+    with pytest.raises(UserError, match="precision must be one of float32, float16, int8, got 'int4'"):
         LiteRTSampler(build("gru"), precision="int4", end_id=END)
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     sampler = LiteRTSampler(build("gru"), end_id=END, jit_compile=False)

@@ -63,6 +63,27 @@ def test_a_functional_chain_with_a_residual_and_a_model_inside():
     np.testing.assert_allclose(logits, model(tokens)[:, 5], atol=1e-5)
 
 
+@pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU])
+def test_rows_in_place_of_the_input_kernel(layer):
+    """The same logits as the full pass; only where they are fewer numbers than the kernel, and the cell is one that is written out."""
+
+    def decoder_of(vocabulary_size, **options):
+        recurrent = layer(12, return_sequences=True, **options)
+        layers = [keras.Input([None], dtype="int32"), keras.layers.Embedding(vocabulary_size, 24), keras.layers.Dropout(0.5), recurrent]
+        return Decoder(keras.Sequential([*layers, keras.layers.Dense(vocabulary_size)]))
+
+    decoder = decoder_of(20)
+    rows, padding, state = decoder.input_rows(), tf.zeros([2], tf.int32), decoder.init_state(2, 8)
+    assert rows.shape == (20, decoder.model.layers[2].cell.kernel.shape[1])
+    ids = np.random.randint(0, 20, (2, 8)).astype(np.int32)
+    for place in range(8):
+        logits, state = decoder.extend(tf.constant(ids[:, place : place + 1]), state, tf.constant(place), padding, rows)
+        np.testing.assert_allclose(logits, decoder.model(ids)[:, place], atol=1e-5)
+    assert decoder_of(25).input_rows() is None
+    assert decoder_of(20, dtype="mixed_bfloat16").input_rows() is None
+    assert Decoder(build("transformer")).input_rows() is None
+
+
 def test_context_length():
     assert Decoder(build("transformer")).context_length == 16
     assert Decoder(build("lstm")).context_length is None

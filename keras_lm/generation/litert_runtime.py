@@ -1,0 +1,409 @@
+"""Generation from a LiteRT file with nothing but NumPy and `ai-edge-litert`: the interpreter with its memory, and the texts that grow.
+
+`Step` runs a file as `litert_convert` writes them; `Texts` chooses the tokens. Together they are what `Sampler` is with TensorFlow, for
+the numbers of `SamplingSettings`: the same knobs, and the same random numbers, so that a float32 file gives the same text.
+`LiteRTSampler` uses both from inside TensorFlow, `keras_lm.export.tflite_generator` without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from keras_lm.errors import UserError
+from keras_lm.generation import numpy_filters, numpy_rng
+from keras_lm.generation.settings import SamplingSettings
+
+FINISH_REASONS = ("length", "end", "stop", "context", "blocked")
+"""As in `decode`."""
+
+LENGTH, END, STOP, CONTEXT, BLOCKED = range(len(FINISH_REASONS))
+
+_HIDDEN = -1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """One of the tensors in which a model keeps what it has read.
+
+    Args:
+        name: Of the input.
+        kind: `"cache"`, `(batch, heads, head_dim, slots)`, or `"state"`, `(batch, units)`.
+        sizes: `(heads, head_dim)`, or `(units,)`.
+    """
+
+    name: str
+    kind: str
+    sizes: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        """How many columns of `rows` are this memory's: its new row for a token, or its new state."""
+        return math.prod(self.sizes)
+
+    def shape(self, batch: int, slots: int) -> tuple[int, ...]:
+        return (batch, *self.sizes, slots) if self.kind == "cache" else (batch, *self.sizes)
+
+
+class Step:
+    """A LiteRT file and the memory of the texts it reads, all of which lie in the interpreter.
+
+    The caches are as long as the texts have become, not as long as they may: attention costs what is there.
+
+    Args:
+        model: The file's bytes, or its path.
+        memory: What it keeps, as `litert_convert.memories` lists it.
+        num_threads: Default as many as there are cores.
+
+    Attributes:
+        batch: Rows a call of `run` reads.
+        vocabulary_size: The width of the logits.
+
+    Raises:
+        UserError: LiteRT is not installed, or the file is not one of `litert_convert`.
+    """
+
+    def __init__(self, model: bytes | str | os.PathLike, memory: Sequence[Memory], num_threads: int | None = None):
+        self._memory = list(memory)
+        self._interpreter = _interpreter(model, num_threads)
+        self._describe()
+        self._slots, self._views = 0, dict[str, np.ndarray]()
+        self._allocate(_room(1))
+
+    def _describe(self) -> None:
+        # The interpreter refuses to run while somebody keeps one of its signatures.
+        signatures = {
+            name: self._interpreter.get_signature_runner(name)
+            for name in self._interpreter.get_signature_list()
+            if name in ("decode", "prefill")
+        }
+        if "decode" not in signatures:
+            raise UserError("the file is LiteRT, but not of keras_lm: it has no signature decode")
+        inputs, outputs = signatures["decode"].get_input_details(), signatures["decode"].get_output_details()
+        for entry in self._memory:
+            if entry.name not in inputs or entry.width != _width(entry, inputs[entry.name]["shape"]):
+                raise UserError(f"the file and its description do not belong together: it has no memory {entry.name} {entry.sizes}")
+        self._inputs = {name: details["index"] for name, details in inputs.items()}
+        self._outputs = {name: details["index"] for name, details in outputs.items()}
+        self.batch = int(inputs["ids"]["shape"][0])
+        self.vocabulary_size = int(outputs["logits"]["shape"][-1])
+        self._chunk = int(signatures["prefill"].get_input_details()["ids"]["shape"][1]) if "prefill" in signatures else 0
+
+    def begin(self, values: Sequence[np.ndarray] | None = None, padding: np.ndarray | None = None, start: int = 0) -> None:
+        """Begins new texts.
+
+        Args:
+            values: For each memory what it holds of the prompts, with `start` slots or more; `None`: nothing has been read.
+            padding: `(batch,)`: slots without text in front of each row; default none.
+            start: The slot of the next token.
+        """
+        self._padding = np.zeros(self.batch, np.int32) if padding is None else np.asarray(padding)
+        if self._room != _room(start + 1):
+            self._allocate(_room(start + 1))
+        for number, entry in enumerate(self._memory):
+            view = self._views[entry.name]
+            view[:] = 0
+            if values is not None:
+                _slots_of(entry, view, start)[:] = _slots_of(entry, values[number], start)
+        if "mask" in self._views:
+            slots = np.arange(self._room)
+            visible = (slots >= self._padding[:, None]) & (slots < start)
+            self._views["mask"][:] = np.where(visible, 0.0, _HIDDEN)[:, None, None]
+        self._slots = start
+
+    def read(self, ids: Sequence[int]) -> None:
+        """Reads tokens of one text without giving logits: chunk by chunk where the file can, else one after the other."""
+        size = self._chunk or 1
+        for place in range(0, len(ids), size):
+            part = np.array(ids[place : place + size], np.int32)
+            self._make_room(self._slots + len(part))
+            if len(part) == 1:
+                self.run(part)
+            else:
+                self._read_chunk(part)
+
+    def _read_chunk(self, part: np.ndarray) -> None:
+        prefill = self._interpreter.get_signature_runner("prefill")  # not kept: while somebody has one, `invoke` refuses
+        ids = np.zeros([1, self._chunk], np.int32)
+        ids[0, : len(part)] = part
+        given = {"ids": ids, "position": np.array([self._slots], np.int32)}
+        given = {**self._views, **given}
+        rows = prefill(**{name: given[name] for name in prefill.get_input_details()})["rows"]
+        self._take_in(rows[:, : len(part)])
+
+    def run(self, tokens: np.ndarray) -> np.ndarray:
+        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32."""
+        slot = self._slots
+        self._make_room(slot + 1)
+        self._views["ids"][:, 0] = tokens
+        if "position" in self._views:
+            self._views["position"][:] = np.maximum(slot - self._padding, 0)
+        self._interpreter.invoke()
+        if self._memory:
+            self._take_in(self._interpreter.get_tensor(self._outputs["rows"]))
+        else:
+            self._slots += 1
+        return self._interpreter.get_tensor(self._outputs["logits"])
+
+    def log_likelihood(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        """ln P of each target after the inputs up to its place.
+
+        Args:
+            inputs, targets: `(batch, time)` int32.
+
+        Returns:
+            `(batch, time)` float32.
+        """
+        result = np.zeros(inputs.shape, np.float32)
+        self.begin()
+        for place in range(inputs.shape[1]):
+            result[:, place] = numpy_filters.log_softmax(self.run(inputs[:, place]))[np.arange(self.batch), targets[:, place]]
+        return result
+
+    def _take_in(self, rows: np.ndarray) -> None:
+        """Writes new rows, `(batch, n, sum of widths)`, into the slots behind the text, or the last states in place of the old."""
+        end = self._slots + rows.shape[1]
+        slots = np.arange(self._slots, end)[:, None]
+        self._span[self._places[:, None] + slots * self._strides] = rows
+        if "mask" in self._views:
+            self._views["mask"][..., self._slots : end] = 0.0
+        self._slots = end
+
+    def _make_room(self, slots: int) -> None:
+        if slots <= self._room:
+            return
+        kept = {entry.name: _slots_of(entry, self._views[entry.name], self._slots).copy() for entry in self._memory}
+        self._allocate(_room(slots))
+        self.begin([kept[entry.name] for entry in self._memory], self._padding, self._slots)
+
+    def _allocate(self, room: int) -> None:
+        self._views = {}
+        if "mask" in self._inputs:
+            shapes = {"mask": (self.batch, 1, 1, room), **{entry.name: entry.shape(self.batch, room) for entry in self._memory}}
+            for name, shape in shapes.items():
+                self._interpreter.resize_tensor_input(self._inputs[name], shape)
+        self._interpreter.allocate_tensors()
+        self._room = room
+        self._views = {name: _unowned(self._interpreter.tensor(index)()) for name, index in self._inputs.items()}
+        self._find_places()
+
+    def _find_places(self) -> None:
+        """Where in memory each column of `rows` goes: one assignment for all takes less time than one for each memory."""
+        memories = [self._views[entry.name] for entry in self._memory]
+        lowest = min(map(_address, memories), default=0)
+        highest = max((_address(memory) + memory.nbytes for memory in memories), default=0)
+        self._span = _at(lowest, ((highest - lowest) // 4,)) if memories else np.zeros(0, np.float32)
+        places, strides = [np.zeros([self.batch, 0], np.int64)], [np.zeros(0, np.int64)]
+        for entry, memory in zip(self._memory, memories, strict=True):
+            apart = self._room if entry.kind == "cache" else 1
+            numbers = np.arange(self.batch * entry.width).reshape(self.batch, entry.width)
+            places.append((_address(memory) - lowest) // 4 + numbers * apart)
+            strides.append(np.full(entry.width, entry.kind == "cache", np.int64))
+        self._places, self._strides = np.concatenate(places, axis=1), np.concatenate(strides)
+
+
+def _room(slots: int) -> int:
+    """How long the caches are for so many slots: in steps of 64, or an eighth of a long text, since making them longer copies them."""
+    step = max(64, (1 << (slots - 1).bit_length()) // 8)
+    return -(-slots // step) * step
+
+
+def _slots_of(entry: Memory, array: np.ndarray, slots: int) -> np.ndarray:
+    """The first slots of a cache, as a view; a state is given whole."""
+    return array[..., :slots] if entry.kind == "cache" else array
+
+
+def _width(entry: Memory, shape: Sequence[int]) -> int:
+    """What an input of that shape takes in of a token, `Memory.width` if it is this memory's."""
+    return math.prod(shape[1:-1]) if entry.kind == "cache" else math.prod(shape[1:])
+
+
+def _unowned(view: np.ndarray) -> np.ndarray:
+    """The same memory without a hold on the interpreter, which refuses to run while somebody has one: asking anew for each of the memories
+    at every step takes longer than writing to them. Good until tensors are allocated again."""
+    return _at(_address(view), view.shape, view.dtype)
+
+
+def _at(address: int, shape: tuple[int, ...], dtype: type | np.dtype = np.float32) -> np.ndarray:
+    interface = {"data": (address, False), "shape": shape, "typestr": np.dtype(dtype).str, "version": 3}
+    return np.array(type("_Address", (), {"__array_interface__": interface})(), copy=False)
+
+
+def _address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def _interpreter(model: bytes | str | os.PathLike, num_threads: int | None):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise UserError("LiteRT is not installed: pip install 'keras_lm[tflite]'") from None
+    given = {"model_content": model} if isinstance(model, bytes) else {"model_path": os.fspath(model)}
+    try:
+        return Interpreter(**given, num_threads=num_threads or os.cpu_count())
+    except (ValueError, RuntimeError):
+        raise UserError(
+            f"{given.get('model_path', 'the model')} cannot be read by LiteRT: it is not whole, or of a later release"
+        ) from None
+
+
+class Texts:
+    """A batch of texts that grow by a token a step: what has been said, what may come, and why each ended.
+
+    Args:
+        history: `(slots + 1, batch)` int32, the prompts in its first slots.
+        end: The slot behind the prompts.
+        padding: `(batch,)` int32: slots without text in front of each row.
+        seen, fresh: `(batch, vocabulary)` int32: how often each token stands in a row, and among its new tokens.
+        salt, length, reason: `(batch,)` int32, as in `decode`.
+        knobs: `(batch,)` arrays by the names of `numpy_filters.KNOBS`.
+        bias: `(1 or batch, vocabulary)` float32.
+        room: `(batch,)` int32: the number of new tokens at which the context is full.
+        end_id: The token that ends a text.
+    """
+
+    def __init__(
+        self,
+        *,
+        history: np.ndarray,
+        end: int,
+        padding: np.ndarray,
+        seen: np.ndarray,
+        fresh: np.ndarray,
+        salt: np.ndarray,
+        length: np.ndarray,
+        reason: np.ndarray,
+        knobs: Mapping[str, np.ndarray],
+        bias: np.ndarray,
+        room: np.ndarray,
+        end_id: int,
+    ):
+        self.history, self.length, self.reason = history, length, reason
+        self._counts, self._uncounted = (seen, fresh), list[tuple[np.ndarray, np.ndarray]]()
+        self._end, self._padding, self._salt, self._end_id = end, padding, salt, end_id
+        self._bias = np.broadcast_to(bias, seen.shape)
+        self._most, self._limit = knobs["max_new_tokens"], np.minimum(knobs["max_new_tokens"], room)
+        self._seed = knobs["seed"]
+        self._knobs = [{name: values[row].item() for name, values in knobs.items()} for row in range(len(reason))]
+        self._greedy = all(numpy_filters.nothing_filters(row) and row["temperature"] == 0 for row in self._knobs)
+        self._rows = np.arange(len(reason))
+        self._first, self._uniforms = self.length, np.zeros([len(reason), 0], np.float32)
+        self.running = bool((reason < 0).any())
+
+    @classmethod
+    def of_prompt(cls, ids: Sequence[int], settings: SamplingSettings, *, seed: int, bias: np.ndarray, room: int, end_id: int) -> Texts:
+        """One text that goes on with a prompt.
+
+        Args:
+            ids: The prompt, at least one token.
+            settings: Their numbers are the knobs.
+            seed: In place of theirs.
+            bias: `(vocabulary,)` float32.
+            room: The number of new tokens at which the context is full.
+            end_id: The token that ends a text.
+
+        Example:
+
+        >>> settings = SamplingSettings(temperature=0.0, max_new_tokens=1)
+        >>> texts = Texts.of_prompt([1], settings, seed=0, bias=np.zeros(3, np.float32), room=9, end_id=0)
+        >>> texts.draw(np.array([[0.0, 1.0, 3.0]], np.float32)).tolist(), texts.running, FINISH_REASONS[texts.reason[0]]
+        ([2], False, 'length')
+        """
+        history = np.zeros([len(ids) + min(room, settings.max_new_tokens) + 1, 1], np.int32)
+        history[: len(ids), 0] = ids
+        knobs = {name: np.array([getattr(settings, name)]) for name in numpy_filters.KNOBS}
+        return cls(
+            history=history,
+            end=len(ids),
+            padding=np.zeros(1, np.int32),
+            seen=np.bincount(ids, minlength=bias.size)[None].astype(np.int32),
+            fresh=np.zeros([1, bias.size], np.int32),
+            salt=np.array([numpy_rng.salt_of(np.array(ids))], np.int32),
+            length=np.zeros(1, np.int32),
+            reason=np.full(1, -1, np.int32),
+            knobs={**knobs, "seed": np.array([seed % 2**31], np.int32)},
+            bias=bias[None],
+            room=np.array([room], np.int32),
+            end_id=end_id,
+        )
+
+    @property
+    def seen(self) -> np.ndarray:
+        """`(batch, vocabulary)` int32: how often each token stands in a row."""
+        return self._up_to_date()[0]
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """`(batch, vocabulary)` int32: how often each token stands among the new ones of a row."""
+        return self._up_to_date()[1]
+
+    def _up_to_date(self) -> tuple[np.ndarray, np.ndarray]:
+        # Counted when somebody asks: few texts have a rule that needs the counts at every step.
+        for drawn, token in self._uncounted:
+            for counts in self._counts:
+                counts[self._rows[drawn], token[drawn]] += 1
+        self._uncounted.clear()
+        return self._counts
+
+    def draw(self, logits: np.ndarray) -> np.ndarray:
+        """Chooses the next token of each row and notes it.
+
+        Args:
+            logits: `(batch, vocabulary)` float32, the model's own.
+
+        Returns:
+            `(batch,)` int32; 0 for rows that have ended.
+        """
+        running = self.reason < 0
+        if self._greedy:
+            logits = logits + self._bias
+            token = logits.argmax(axis=1).astype(np.int32)
+            drawn = running & (logits[self._rows, token] > numpy_filters.FORBIDDEN)
+        else:
+            token, drawn = np.zeros(len(running), np.int32), running.copy()
+            for row in running.nonzero()[0].tolist():
+                token[row], drawn[row] = self._draw_row(row, logits[row])
+        token *= drawn
+        self.history[self._end] = token
+        self._end += 1
+        self._uncounted.append((drawn, token))
+        self.length = self.length + drawn
+        ended = running & ((token == self._end_id) | (self.length >= self._limit) | ~drawn)
+        if ended.any():
+            full = np.where(self.length >= self._most, LENGTH, CONTEXT)
+            why = np.where(drawn, np.where(token == self._end_id, END, full), BLOCKED)
+            self.reason = np.where(ended, why, self.reason)
+            self.running = bool((self.reason < 0).any())
+        return token
+
+    def _draw_row(self, row: int, logits: np.ndarray) -> tuple[int, bool]:
+        knobs, length = self._knobs[row], int(self.length[row])
+        counting = knobs["repetition_penalty"] != 1 or knobs["presence_penalty"] or knobs["frequency_penalty"]
+        seen, fresh = self._up_to_date() if counting else self._counts
+        logits = numpy_filters.filtered(
+            logits,
+            knobs,
+            bias=self._bias[row],
+            text=self.history[self._padding[row] : self._end, row],
+            seen=seen[row],
+            fresh=fresh[row],
+            length=length,
+            end_id=self._end_id,
+        )
+        if logits.max() == numpy_filters.FORBIDDEN:
+            return 0, False
+        return numpy_filters.choose(logits, self._uniform(row, length), knobs["temperature"]), True
+
+    def _uniform(self, row: int, length: int) -> float:
+        """Number `length` of the row's sequence; many are made at a time, since one costs as much."""
+        if self._knobs[row]["temperature"] <= 0:
+            return 0.0
+        place = length - self._first[row]
+        if place >= self._uniforms.shape[1]:
+            self._first, place = self.length, 0
+            self._uniforms = numpy_rng.uniforms(self._seed, self._salt, self._first[:, None] + np.arange(64))
+        return float(self._uniforms[row, place])
