@@ -104,6 +104,9 @@ class Step:
         self._padding = np.zeros(self.batch, np.int32) if padding is None else np.asarray(padding)
         if self._room != _room(start + 1):
             self._allocate(_room(start + 1))
+        self._fill(values, start)
+
+    def _fill(self, values: Sequence[np.ndarray] | None, start: int) -> None:
         for number, entry in enumerate(self._memory):
             view = self._views[entry.name]
             view[:] = 0
@@ -166,9 +169,15 @@ class Step:
 
     def _take_in(self, rows: np.ndarray) -> None:
         """Writes new rows, `(batch, n, sum of widths)`, into the slots behind the text, or the last states in place of the old."""
-        end = self._slots + rows.shape[1]
-        slots = np.arange(self._slots, end)[:, None]
-        self._span[self._places[:, None] + slots * self._strides] = rows
+        batch, count, _ = rows.shape
+        end, column = self._slots + count, 0
+        for entry in self._memory:
+            new, view = rows[:, :, column : column + entry.width], self._views[entry.name]
+            if entry.kind == "cache":
+                view[..., self._slots : end] = new.reshape(batch, count, *entry.sizes).transpose(0, 2, 3, 1)
+            else:
+                view[:] = new[:, -1]
+            column += entry.width
         if "mask" in self._views:
             self._views["mask"][..., self._slots : end] = 0.0
         self._slots = end
@@ -178,7 +187,7 @@ class Step:
             return
         kept = {entry.name: _slots_of(entry, self._views[entry.name], self._slots).copy() for entry in self._memory}
         self._allocate(_room(slots))
-        self.begin([kept[entry.name] for entry in self._memory], self._padding, self._slots)
+        self._fill([kept[entry.name] for entry in self._memory], self._slots)
 
     def _allocate(self, room: int) -> None:
         self._views = {}
@@ -189,21 +198,6 @@ class Step:
         self._interpreter.allocate_tensors()
         self._room = room
         self._views = {name: _unowned(self._interpreter.tensor(index)()) for name, index in self._inputs.items()}
-        self._find_places()
-
-    def _find_places(self) -> None:
-        """Where in memory each column of `rows` goes: one assignment for all takes less time than one for each memory."""
-        memories = [self._views[entry.name] for entry in self._memory]
-        lowest = min(map(_address, memories), default=0)
-        highest = max((_address(memory) + memory.nbytes for memory in memories), default=0)
-        self._span = _at(lowest, ((highest - lowest) // 4,)) if memories else np.zeros(0, np.float32)
-        places, strides = [np.zeros([self.batch, 0], np.int64)], [np.zeros(0, np.int64)]
-        for entry, memory in zip(self._memory, memories, strict=True):
-            apart = self._room if entry.kind == "cache" else 1
-            numbers = np.arange(self.batch * entry.width).reshape(self.batch, entry.width)
-            places.append((_address(memory) - lowest) // 4 + numbers * apart)
-            strides.append(np.full(entry.width, entry.kind == "cache", np.int64))
-        self._places, self._strides = np.concatenate(places, axis=1), np.concatenate(strides)
 
 
 def _room(slots: int) -> int:
@@ -225,16 +219,8 @@ def _width(entry: Memory, shape: Sequence[int]) -> int:
 def _unowned(view: np.ndarray) -> np.ndarray:
     """The same memory without a hold on the interpreter, which refuses to run while somebody has one: asking anew for each of the memories
     at every step takes longer than writing to them. Good until tensors are allocated again."""
-    return _at(_address(view), view.shape, view.dtype)
-
-
-def _at(address: int, shape: tuple[int, ...], dtype: type | np.dtype = np.float32) -> np.ndarray:
-    interface = {"data": (address, False), "shape": shape, "typestr": np.dtype(dtype).str, "version": 3}
+    interface = {"data": view.__array_interface__["data"], "shape": view.shape, "typestr": view.dtype.str, "version": 3}
     return np.array(type("_Address", (), {"__array_interface__": interface})(), copy=False)
-
-
-def _address(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
 
 
 def _interpreter(model: bytes | str | os.PathLike, num_threads: int | None):

@@ -4,8 +4,11 @@ import sys
 import numpy as np
 import pytest
 
+from keras_lm import models
 from keras_lm.errors import UserError
 from keras_lm.generation.litert import LiteRTSampler
+from keras_lm.generation.litert_convert import convert, memories
+from keras_lm.generation.litert_runtime import Step
 from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
 from tests.test_models import SMALL, build
@@ -43,7 +46,9 @@ def test_streaming_and_sliding_go_through_the_same_interpreter():
     assert whole == Sampler(model, end_id=END, never=(END,), jit_compile=False).generate([[5, 6, 7]], settings)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float32", 1e-5), ("int8", 0.05)])
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-5), pytest.param("float16", 0.005, marks=pytest.mark.slow), ("int8", 0.05)]
+)
 def test_log_likelihoods_are_those_of_the_full_pass(precision, tolerance):
     model = build("transformer", vocabulary_size=64)
     ids = np.random.default_rng(0).integers(4, 64, [3, 13]).astype(np.int32)
@@ -60,3 +65,15 @@ def test_what_is_refused(monkeypatch):
     sampler = LiteRTSampler(build("gru"), end_id=END, jit_compile=False)
     with pytest.raises(UserError, match=r"LiteRT is not installed: pip install 'keras_lm\[tflite\]'"):
         sampler.generate([[5]], dataclasses.replace(SamplingSettings(), max_new_tokens=1))
+
+
+def test_caches_grow_while_a_text_does_whatever_the_chunks_that_are_read():
+    model = models.transformer_lm(64, context_length=300, embedding_dim=16, num_layers=2, num_heads=2)
+    ids = np.random.default_rng(0).integers(4, 64, [1, 200]).astype(np.int32)
+    step = Step(convert(model, slots=300, chunk=32), memories(model))
+    for sizes in ([200], [48, 40, 112], [1, 62, 2, 135]):
+        step.begin()
+        for size, end in zip(sizes, np.cumsum(sizes), strict=True):
+            step.read(ids[0, end - size : end - 1].tolist())
+            logits = step.run(ids[:, end - 1])
+        np.testing.assert_allclose(logits, model(ids).numpy()[:, -1], atol=1e-4)
