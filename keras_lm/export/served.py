@@ -21,8 +21,8 @@ from keras_lm import cleaning
 from keras_lm.export.compiled import NARROWEST, CompiledDecode, bucket, jit, padded_rows
 from keras_lm.export.signature import Input, Signature
 from keras_lm.export.stepping import step_signature
-from keras_lm.generation.decode import FINISH_REASONS, Knobs, Rules, bias_against, decode, dtype_of, left_padded
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.decode import Knobs, Rules, bias_against, decode, dtype_of, left_padded
+from keras_lm.generation.settings import FINISH_REASONS, SamplingSettings
 from keras_lm.generation.state import Decoder
 from keras_lm.generation.text import prompt_ids
 from keras_lm.tokenizers import Tokenizer

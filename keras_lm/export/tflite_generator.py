@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from keras_lm.errors import UserError
-from keras_lm.generation.litert_runtime import FINISH_REASONS, STOP, Memory, Step, Texts
+from keras_lm.generation.litert_runtime import Memory, Step, Texts
 from keras_lm.generation.numpy_filters import FORBIDDEN
 from keras_lm.generation.pieces import TextStream
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.settings import FINISH_REASONS, STOP, SamplingSettings
 from keras_lm.text_codec import END_ID, PAD_ID, START_ID, UNKNOWN_ID, TextCodec
 
 VOCABULARY = "vocabulary.json"

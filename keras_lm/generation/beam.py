@@ -18,10 +18,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation import automata
-from keras_lm.generation.decode import BLOCKED, CONTEXT, END, FINISH_REASONS, LENGTH, STOP, Carry, Knobs, Rules, filtered, watch
+from keras_lm.generation.decode import Carry, Knobs, Rules, filtered, watch
 from keras_lm.generation.filters import FORBIDDEN
 from keras_lm.generation.search import Search
-from keras_lm.generation.settings import BeamSettings
+from keras_lm.generation.settings import BLOCKED, CONTEXT, END, FINISH_REASONS, LENGTH, STOP, BeamSettings
 from keras_lm.generation.state import Decoder
 
 

@@ -17,11 +17,11 @@ import keras
 import tensorflow as tf
 
 from keras_lm.generation import automata
-from keras_lm.generation.decode import BLOCKED, FINISH_REASONS, Carry, Knobs, Rules, filtered, reason_of, watch
+from keras_lm.generation.decode import Carry, Knobs, Rules, filtered, reason_of, watch
 from keras_lm.generation.filters import FORBIDDEN
 from keras_lm.generation.sampler import Continuation
 from keras_lm.generation.search import Search
-from keras_lm.generation.settings import ContrastiveSettings
+from keras_lm.generation.settings import BLOCKED, FINISH_REASONS, ContrastiveSettings
 from keras_lm.generation.state import Decoder, State
 
 

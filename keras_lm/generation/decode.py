@@ -16,13 +16,8 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lm.generation import automata, counter_rng, filters
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.settings import BLOCKED, CONTEXT, END, LENGTH, STOP, SamplingSettings
 from keras_lm.generation.state import Decoder
-
-FINISH_REASONS = ("length", "end", "stop", "context", "blocked")
-"""Why a text ended: it reached its allowed length, the model ended it, a stop string came, the context is full, nothing was allowed."""
-
-LENGTH, END, STOP, CONTEXT, BLOCKED = range(len(FINISH_REASONS))
 
 Carry = dict[str, Any]
 """What goes from one step to the next. Shapes: `step`, `start` scalar; `history` `(slots + 1, batch)`; `seen` and `fresh`

@@ -110,12 +110,10 @@ class LiteRTSampler(Sampler):
             return draw(logits, carry, Knobs(**knobs), Rules(rules.end_id, bias, stop, pieces, constraint, rules.degree), room=room)
 
         shapes = [tuple(tensor.shape) for tensor in tf.nest.flatten((carry, tables)) if tensor is not None]
-        function = self._function("draw", traced, *shapes, rules.degree, *(table is None for table in tables))
-        choose, number = None, int(carry["step"])
+        choose = self._function("draw", traced, *shapes, rules.degree, *(table is None for table in tables))
+        number = int(carry["step"])
         while number < until and (carry["reason"].numpy() < 0).any():
             logits = tf.constant(step.run(carry["token"].numpy()))
-            if choose is None:  # found once: looking a function up by its inputs takes longer than running it
-                choose = function.get_concrete_function(logits, carry, knobs, tables, room)
             carry = choose(logits, carry, knobs, tables, room)
             number += 1
         return carry

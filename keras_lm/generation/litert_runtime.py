@@ -16,12 +16,7 @@ import numpy as np
 
 from keras_lm.errors import UserError
 from keras_lm.generation import numpy_filters, numpy_rng
-from keras_lm.generation.settings import SamplingSettings
-
-FINISH_REASONS = ("length", "end", "stop", "context", "blocked")
-"""As in `decode`."""
-
-LENGTH, END, STOP, CONTEXT, BLOCKED = range(len(FINISH_REASONS))
+from keras_lm.generation.settings import BLOCKED, CONTEXT, END, LENGTH, SamplingSettings
 
 _HIDDEN = -1e9
 
@@ -294,6 +289,7 @@ class Texts:
 
         Example:
 
+        >>> from keras_lm.generation.settings import FINISH_REASONS
         >>> settings = SamplingSettings(temperature=0.0, max_new_tokens=1)
         >>> texts = Texts.of_prompt([1], settings, seed=0, bias=np.zeros(3, np.float32), room=9, end_id=0)
         >>> texts.draw(np.array([[0.0, 1.0, 3.0]], np.float32)).tolist(), texts.running, FINISH_REASONS[texts.reason[0]]

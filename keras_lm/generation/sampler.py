@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation import automata
-from keras_lm.generation.decode import FINISH_REASONS, Carry, Knobs, Rules, advance, begin, bias_against
-from keras_lm.generation.settings import MOST_LOGPROBS, SamplingSettings
+from keras_lm.generation.decode import Carry, Knobs, Rules, advance, begin, bias_against
+from keras_lm.generation.settings import FINISH_REASONS, MOST_LOGPROBS, SamplingSettings
 from keras_lm.generation.state import Decoder
 
 
@@ -246,9 +246,6 @@ class _Compiled:
         if self._concrete is None:
             self._concrete = self._function.get_concrete_function(*inputs)
         return self._concrete(*inputs)
-
-    def get_concrete_function(self, *inputs):
-        return self._function.get_concrete_function(*inputs)
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], context: int | None) -> None:

@@ -7,6 +7,11 @@ import math
 
 from keras_lm.errors import UserError, unknown_name
 
+FINISH_REASONS = ("length", "end", "stop", "context", "blocked")
+"""Why a text ended: it reached its allowed length, the model ended it, a stop string came, the context is full, nothing was allowed."""
+
+LENGTH, END, STOP, CONTEXT, BLOCKED = range(len(FINISH_REASONS))
+
 WHEN_FULL = ("stop", "slide")
 """What happens when a text fills the model's context."""
 

@@ -24,9 +24,9 @@ import tensorflow as tf
 
 from keras_lm.errors import UserError
 from keras_lm.generation import counter_rng, filters
-from keras_lm.generation.decode import CONTEXT, END, FINISH_REASONS, LENGTH, Carry, Knobs, begin, bias_against, shaped
+from keras_lm.generation.decode import Carry, Knobs, begin, bias_against, shaped
 from keras_lm.generation.sampler import SMALLEST, UNBOUNDED, Continuation, check_prompts, power_of_two
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.settings import CONTEXT, END, FINISH_REASONS, LENGTH, SamplingSettings
 from keras_lm.generation.state import Decoder, State
 
 _REFUSED = ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size", "stop", "allow")

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lm.generation.decode import FINISH_REASONS, Knobs, dtype_of
-from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.decode import Knobs, dtype_of
+from keras_lm.generation.settings import FINISH_REASONS, SamplingSettings
 from keras_lm.generation.text import TextGenerator
 
 PROMPTS = ["The ", "the statement is a ", "中 a class", ""]

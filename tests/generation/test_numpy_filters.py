@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lm.generation import counter_rng, decode, filters, litert_runtime, numpy_filters, numpy_rng
+from keras_lm.generation import counter_rng, decode, filters, numpy_filters, numpy_rng
 from keras_lm.generation.settings import SamplingSettings
 
 VOCABULARY = 1000
@@ -114,7 +114,6 @@ def test_all_of_them_together_are_decode_filtered():
 
 def test_the_names_are_those_of_decode():
     assert decode.Knobs.names() == numpy_filters.KNOBS
-    assert litert_runtime.FINISH_REASONS == decode.FINISH_REASONS
     off = SamplingSettings()
     assert numpy_filters.nothing_filters({name: getattr(off, name) for name in numpy_filters.KNOBS})
     for name, value in (("top_k", 3), ("min_p", 0.1), ("no_repeat_ngram_size", 2), ("min_new_tokens", 1), ("presence_penalty", -1.0)):
