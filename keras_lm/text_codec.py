@@ -91,7 +91,7 @@ class _Characters:
         return [self._ids.get(character, UNKNOWN_ID) for character in text]
 
     def pieces(self) -> list[bytes]:
-        return _surfaces(self._vocabulary)
+        return surfaces(self._vocabulary)
 
 
 class _Bytes:
@@ -102,7 +102,7 @@ class _Bytes:
         return [NUM_SPECIAL + byte for byte in text.encode()]
 
     def pieces(self) -> list[bytes]:
-        return [*_surfaces([]), *(bytes([value]) for value in range(256))]
+        return [*surfaces([]), *(bytes([value]) for value in range(256))]
 
 
 class _WordPiece:
@@ -132,7 +132,7 @@ class _WordPiece:
         return ids
 
     def pieces(self) -> list[bytes]:
-        return _surfaces(piece.removeprefix(_JOINER).replace(_SPACE, " ") for piece in self._vocabulary)
+        return surfaces(piece.removeprefix(_JOINER).replace(_SPACE, " ") for piece in self._vocabulary)
 
 
 class _SentencePiece:
@@ -162,7 +162,8 @@ def sentencepiece_pieces(model: Any) -> list[bytes]:
     return [written(token) for token in range(model.vocab_size())]
 
 
-def _surfaces(pieces: Iterable[str]) -> list[bytes]:
+def surfaces(pieces: Iterable[str]) -> list[bytes]:
+    """What each id writes, the special ones first, from what the others do."""
     return [b"", REPLACEMENT.encode(), b"", b"", *(piece.encode() for piece in pieces)]
 
 

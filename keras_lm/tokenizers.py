@@ -24,6 +24,7 @@ import tensorflow as tf
 from keras_lm.cleaning import tensorflow_text
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.files import replacing
+from keras_lm.text_codec import sentencepiece_pieces, surfaces
 
 PAD_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
 NUM_SPECIAL = 4
@@ -172,7 +173,7 @@ class CharacterTokenizer(Tokenizer):
         return tf.strings.unicode_encode(ids.with_flat_values(tf.gather(tf.constant(self._code_points), ids.flat_values)), "UTF-8")
 
     def pieces(self) -> list[bytes]:
-        return _surfaces(self.vocabulary)
+        return surfaces(self.vocabulary)
 
     def save(self, folder: str | os.PathLike) -> None:
         _write_description(folder, {"kind": self.kind, "vocabulary": list(self.vocabulary)})
@@ -196,7 +197,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self):
         super().__init__()
-        self._strings = [*_surfaces([]), *(bytes([value]) for value in range(256))]
+        self._strings = [*surfaces([]), *(bytes([value]) for value in range(256))]
 
     @property
     def vocabulary_size(self) -> int:
@@ -266,7 +267,7 @@ class WordPieceTokenizer(Tokenizer):
             unknown_token="[UNK]",
             no_pretokenization=True,
         )
-        self._strings = _surfaces(piece.removeprefix(_JOINER).replace(_SPACE, " ") for piece in self.vocabulary)
+        self._strings = surfaces(piece.removeprefix(_JOINER).replace(_SPACE, " ") for piece in self.vocabulary)
 
     @property
     def vocabulary_size(self) -> int:
@@ -409,17 +410,7 @@ class SentencePieceTokenizer(Tokenizer):
     def pieces(self) -> list[bytes]:
         import sentencepiece
 
-        model = sentencepiece.SentencePieceProcessor(model_proto=self._model)
-
-        def written(token: int) -> bytes:
-            piece = model.id_to_piece(token)
-            if model.is_control(token):
-                return b""
-            if model.is_unknown(token):
-                return model.decode([token]).encode()
-            return bytes([int(piece[1:-1], 16)]) if model.is_byte(token) else piece.replace(_SPACE, " ").encode()
-
-        return [written(token) for token in range(self.vocabulary_size)]
+        return sentencepiece_pieces(sentencepiece.SentencePieceProcessor(model_proto=self._model))
 
     def save(self, folder: str | os.PathLike) -> None:
         with replacing(pathlib.Path(folder) / self._file) as temporary:
@@ -494,11 +485,6 @@ def _without_special(ids: tf.Tensor | tf.RaggedTensor) -> tf.RaggedTensor:
     keep = (flat >= NUM_SPECIAL) | (flat == UNKNOWN_ID)
     kept_before = tf.concat([[0], tf.cumsum(tf.cast(keep, tf.int64))], axis=0)
     return tf.RaggedTensor.from_row_splits(tf.boolean_mask(flat, keep), tf.gather(kept_before, ids.row_splits), validate=False)
-
-
-def _surfaces(pieces: Iterable[str]) -> list[bytes]:
-    """What each id looks like in text, the special ones first."""
-    return [b"", REPLACEMENT.encode(), b"", b"", *(piece.encode() for piece in pieces)]
 
 
 def _join(ids: tf.RaggedTensor, strings: list[bytes]) -> tf.Tensor:
