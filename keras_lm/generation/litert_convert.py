@@ -21,7 +21,7 @@ from __future__ import annotations
 import itertools
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -60,13 +60,34 @@ def convert(model: keras.Model, *, batch: int = 1, slots: int, chunk: int | None
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    weights = [(variable, variable.numpy()) for variable in model.variables]
-    steps = {"decode": _step(model, weights, "decode", batch, 1, slots, precision)}
+    # The converter does not find the variables of a Keras 3 model, and weights as constants of a graph cost twenty times their size.
+    weights = _Weights(model, precision)
+    steps = {"decode": _step(model, weights, "decode", batch, 1, slots)}
     if chunk is not None and all(memory.kind != "state" for memory in memories(model)):
-        steps["prefill"] = _step(model, weights, "prefill", 1, chunk, slots, precision)
+        steps["prefill"] = _step(model, weights, "prefill", 1, chunk, slots)
     with tempfile.TemporaryDirectory() as folder:  # through a SavedModel, since `from_concrete_functions` drops the name of a single one
-        tf.saved_model.save(tf.Module(), folder, signatures=steps)
+        tf.saved_model.save(weights, folder, signatures=steps)
         return _converted(folder, list(steps), precision)
+
+
+class _Weights(tf.Module):
+    """The weights of a model as variables of TensorFlow's own, and the tables of its embeddings in whole numbers where 8 bits are due."""
+
+    def __init__(self, model: keras.Model, precision: str):
+        super().__init__()
+        self.tables: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        looked_up = [layer.embeddings for layer in _flat_layers(model) if hasattr(layer, "embeddings")] if precision == "int8" else []
+        self._pairs = []
+        for variable in model.variables:
+            value = variable.numpy()
+            if any(variable is table for table in looked_up):
+                whole, scales = self.tables[variable.path] = whole_numbers(value)
+                value = whole * scales  # the converter then stores the numbers that are there already where the table is also the output
+            self._pairs.append((variable, tf.Variable(value, trainable=False)))
+
+    def scope(self) -> keras.StatelessScope:
+        """In which the model's variables are these."""
+        return keras.StatelessScope(state_mapping=[(variable, own.read_value()) for variable, own in self._pairs])
 
 
 def _converted(folder: str, signatures: list[str], precision: str) -> bytes:
@@ -108,9 +129,7 @@ def values_of(model: keras.Model, state: dict[str, Any]) -> list[np.ndarray]:
     return values
 
 
-def _step(
-    model: keras.Model, weights: list[tuple[keras.Variable, np.ndarray]], name: str, batch: int, count: int, slots: int, precision: str
-) -> tf.types.experimental.ConcreteFunction:
+def _step(model: keras.Model, weights: _Weights, name: str, batch: int, count: int, slots: int) -> tf.types.experimental.ConcreteFunction:
     memory, layers = memories(model), _flat_layers(model)
     specs: dict[str, tf.TensorSpec] = {"ids": tf.TensorSpec([batch, count], tf.int32)}
     if any(isinstance(layer, PositionEmbedding) or getattr(layer, "rotary", False) for layer in layers):
@@ -121,9 +140,8 @@ def _step(
     specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
 
     def step(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
-        # Weights as constants: the converter does not find the variables of a Keras 3 model.
-        with keras.StatelessScope(state_mapping=[(variable, tf.constant(value)) for variable, value in weights]):
-            walk = _Walk(dict(zip(specs, tensors, strict=True)), precision)
+        with weights.scope():
+            walk = _Walk(dict(zip(specs, tensors, strict=True)), weights.tables)
             logits = run_layers(model, walk.given["ids"], walk.replace)
             rows = [tf.reshape(walk.rows[entry.name], [batch, count, entry.width]) for entry in memory]
         outputs = {"rows": tf.concat(rows, axis=-1)} if rows else {}
@@ -135,9 +153,9 @@ def _step(
 class _Walk:
     """The layers of a model, each called for n tokens a row with its memory given, for `run_layers`; and the rows that come of it."""
 
-    def __init__(self, given: dict[str, tf.Tensor], precision: str):
+    def __init__(self, given: dict[str, tf.Tensor], tables: Mapping[str, tuple[np.ndarray, np.ndarray]]):
         self.given, self.rows = given, dict[str, tf.Tensor]()
-        self._precision = precision
+        self._tables = tables
         self._batch, self._count = given["ids"].shape
         if "position" in given:
             self._positions = given["position"][:, None] + tf.range(self._count)[None] if self._count > 1 else given["position"][:, None]
@@ -167,18 +185,15 @@ class _Walk:
         if not kwargs.get("reverse"):
             return self._rows_of(layer.embeddings, x)
         if getattr(layer, "tie_weights", False) and getattr(layer, "logit_soft_cap", None) is None:
-            table = layer.embeddings
-            if self._precision == "int8":  # on the grid of `_rows_of`, so that the converter stores the numbers that are there already
-                whole, scales = whole_numbers(_value(table))
-                table = tf.constant(whole * scales)
+            table = tf.convert_to_tensor(layer.embeddings)
             x = tf.reshape(x, [self._batch * self._count, x.shape[-1]])
             return tf.reshape(tf.matmul(x, table, transpose_b=True), [self._batch, self._count, table.shape[0]])
         return layer(x, **kwargs)
 
     def _rows_of(self, table: keras.Variable, places: tf.Tensor) -> tf.Tensor:
-        if self._precision != "int8":
+        if table.path not in self._tables:
             return tf.gather(tf.convert_to_tensor(table), places)
-        whole, scales = whole_numbers(_value(table))
+        whole, scales = self._tables[table.path]
         # The scales as whole numbers too: the converter would make 8 bits of a table of floats.
         unit = np.float32(scales.max() * 2.0**-30)
         steps = np.round(scales / unit).astype(np.int32)
@@ -248,10 +263,6 @@ def whole_numbers(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     largest = np.abs(table).max(axis=1, keepdims=True)
     scales = np.where(largest > 0, largest / np.float32(127), np.float32(1)).astype(np.float32)
     return np.clip(np.round(table / scales), -127, 127).astype(np.int8), scales
-
-
-def _value(variable: keras.Variable) -> np.ndarray:
-    return np.asarray(tf.get_static_value(tf.convert_to_tensor(variable)))
 
 
 def _name(layer: keras.Operation) -> str:
