@@ -15,19 +15,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
-from systems import SYSTEMS, THREADS
-from systems.process import Failed, Missing, Worker
-from systems.report import Row, ratios, table, targets, write_json
-from systems.works import BYTES_A_WEIGHT, WORKS, Work
+from systems import THREADS
+from systems.generation import SYSTEMS
+from systems.generation.report import Row, ratios, table, targets
+from systems.generation.works import BYTES_A_WEIGHT, WORKS, Work
+from systems.process import Failed, Worker
+from systems.report import write_json
+from systems.rounds import measure, processor, say, start, take_turns
 
 _STRATEGIES = ("greedy", "top_k", "top_p")
 _REFERENCE = "transformers"
@@ -49,10 +47,10 @@ def main() -> None:
                 limits = {size: max(speed, again[size]) for size, speed in limits.items()}
                 rows = [_row(worker, strategy, results, limits) for (worker, strategy), results in measured.items()]
                 if args.json:
-                    write_json(args.json, rows)  # after each group: a long run that is cut off leaves what it had
+                    write_json(args.json, rows, without=("cores",))  # after each group: a long run that is cut off leaves what it had
     print("python benchmarks/generation.py", *sys.argv[1:])
     print(
-        f"{_processor()}, {THREADS} threads; the median of {args.rounds} rounds" + (", SHORTENED: not to be compared" if args.quick else "")
+        f"{processor()}, {THREADS} threads; the median of {args.rounds} rounds" + (", SHORTENED: not to be compared" if args.quick else "")
     )
     for work in works:
         print(work)
@@ -85,58 +83,29 @@ def _shortened(work: Work) -> Work:
 
 def _run_group(work: Work, batch: int, args: argparse.Namespace, left_out: set[str]) -> dict[tuple[Worker, str], list[dict]]:
     """All systems at one work and batch size, in turns; the results of each at each strategy, the first call before the rounds."""
-    _note(f"{work}, batch {batch}")
+    say(f"{work}, batch {batch}")
     with contextlib.ExitStack() as stack:
         turns: dict[tuple[Worker, str], list[dict]] = {}
-        for worker in _start(work, batch, args, left_out, stack):
+        asked = {name: SYSTEMS[name] for name in args.systems}
+        for worker in start("generation", asked, work, left_out, stack, batch=batch):
             strategies = [name for name in work.strategies if name in worker.system.strategies and name in (*args.strategies, "sample")]
             try:
-                turns |= {(worker, strategy): [worker.generate(strategy)] for strategy in strategies}
+                turns |= {(worker, strategy): [worker.turn(strategy=strategy)] for strategy in strategies}
             except Failed as error:
-                _note(f"  {_label(worker)} failed and is left out: {error}")
+                say(f"  {worker.system} failed and is left out: {error}")
                 continue
-            _note(f"  {_label(worker)}: " + ", ".join(f"first {name} {turns[worker, name][0]['seconds']:.1f} s" for name in strategies))
+            say(f"  {worker.system}: " + ", ".join(f"first {name} {turns[worker, name][0]['seconds']:.1f} s" for name in strategies))
         _compare_ids(turns)
-        for worker in {worker for worker, _ in turns}:
-            worker.idle_seconds = 0.0
-        begin, busy = time.perf_counter(), _busy_seconds()
-        for number in range(args.rounds):
-            for strategy in work.strategies:
-                for worker, own in turns:
-                    if own == strategy:
-                        turns[worker, own].append(worker.generate(strategy))
-            _note(f"  round {number + 1} of {args.rounds}")
-        seconds = time.perf_counter() - begin
-        _check_idle({worker for worker, _ in turns}, seconds)
-        own = sum(result["seconds"] * result["cores"] for results in turns.values() for result in results[1:])
-        _check_others(_busy_seconds() - busy - own, seconds)
+        order = [(worker, own) for strategy in work.strategies for worker, own in turns if own == strategy]
+        results = take_turns([(worker, {"strategy": strategy}) for worker, strategy in order], args.rounds)
+        for key, later in zip(order, results, strict=True):
+            turns[key] += later
         return turns
-
-
-def _start(work: Work, batch: int, args: argparse.Namespace, left_out: set[str], stack: contextlib.ExitStack):
-    """The systems that do this work, each started when the one before has made its first calls."""
-    for name in args.systems:
-        for number, system in enumerate(SYSTEMS[name]):
-            if work.kind not in system.kinds or name in left_out:
-                continue
-            try:
-                worker = Worker(name, number, work, batch)
-            except Missing as missing:
-                left_out.add(name)
-                _note(f"  {system.label} left out: {missing}" + ("" if system.ours else "; pip install keras_lm[bench]"))
-                continue
-            except Failed as error:
-                _note(f"  {system.label} {system.precision} failed and is left out: {error}")
-                continue
-            stack.callback(worker.stop)
-            if worker.note:
-                _note(f"  {_label(worker)}: {worker.note}")
-            yield worker
 
 
 def _row(worker: Worker, strategy: str, results: list[dict], limits: dict[int, float]) -> Row:
     first, *later = results
-    work, system, batch = worker.work, worker.system, worker.batch
+    work, system, batch = worker.work, worker.system, worker.arguments["batch"]
     speed = batch * work.new_tokens / statistics.median(result["seconds"] for result in later)
     size = _weight_bytes(work, system.precision)
     return Row(
@@ -160,31 +129,11 @@ def _compare_ids(turns: dict[tuple[Worker, str], list[dict]]) -> None:
         return
     reference = next((w for w in greedy if w.system.label == _REFERENCE), next(iter(greedy)))
     wanted = greedy[reference]
-    _note(f"  greedy ids of the first row as {_label(reference)} has them ({len(set(wanted))} different ones):")
+    say(f"  greedy ids of the first row as {reference.system} has them ({len(set(wanted))} different ones):")
     for worker, ids in greedy.items():
         if worker is not reference:
             same = next((place for place, (a, b) in enumerate(zip(ids, wanted, strict=True)) if a != b), len(wanted))
-            _note(f"    {_label(worker)}: the first {same} of {len(wanted)}")
-
-
-def _check_idle(workers: set[Worker], seconds: float) -> None:
-    for worker in workers:
-        if worker.idle_seconds > 0.01 * seconds:
-            _note(f"  {_label(worker)} was busy for {worker.idle_seconds:.1f} of {seconds:.0f} s out of its turn: the numbers suffer")
-
-
-def _check_others(busy: float, seconds: float) -> None:
-    # Not even ratios survive it: threads that spin at a barrier lose far more to a stranger on one core than threads that sleep.
-    if busy > 0.05 * seconds:
-        _note(f"  something else was busy for {busy:.1f} of {seconds:.0f} s: these numbers say nothing")
-
-
-def _busy_seconds() -> float:
-    """CPU seconds of the whole machine since it started, what a hypervisor withheld included; 0 where Linux does not say."""
-    with contextlib.suppress(OSError):
-        user, nice, system, _idle, _wait, *interrupts_and_stolen = map(int, Path("/proc/stat").read_text().split()[1:9])
-        return (user + nice + system + sum(interrupts_and_stolen)) / os.sysconf("SC_CLK_TCK")
-    return 0.0
+            say(f"    {worker.system}: the first {same} of {len(wanted)}")
 
 
 def _weight_bytes(work: Work, precision: str) -> int:
@@ -195,25 +144,7 @@ def _bandwidths(works: list[Work], names: list[str]) -> dict[int, float]:
     """Bytes of weights → bytes a second that two threads read of that many."""
     systems = [system for name in names for system in SYSTEMS[name]]
     sizes = sorted({_weight_bytes(work, system.precision) for work in works for system in systems if work.kind in system.kinds})
-    command = [sys.executable, "-m", "systems.memory", *map(str, sizes)]
-    output = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE).stdout
-    return dict(zip(sizes, json.loads(output), strict=True))
-
-
-def _processor() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {os.cpu_count()} cores"
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-
-
-def _label(worker: Worker) -> str:
-    return f"{worker.system.label} {worker.system.precision}"
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    return dict(zip(sizes, measure("memory", *sizes), strict=True))
 
 
 if __name__ == "__main__":

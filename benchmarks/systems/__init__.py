@@ -1,10 +1,13 @@
-"""What the generation benchmark compares: the work (`works`), one adapter a system, and the process each of them runs in (`worker`).
+"""What the benchmarks have in common. Each has a package of its own here, `generation` and `training`, with
 
-An adapter is a class with one constructor and one method, and imports its library inside them, so that a missing one costs only its rows:
+- `works`: what every system is given, a dataclass `Work`, and `WORKS` by name;
+- one adapter a system, which imports its library in its methods or in a module that nothing else loads, so that a missing one costs
+  only its rows;
+- `SYSTEMS`: tuples of `System`, by the name that `--systems` takes;
+- `prepare(system, work, folder, **arguments)`: builds the adapter; returns the function that is called and timed once a turn, its keywords
+  the turn's and its result a dictionary that JSON can hold, and a dictionary of what there is to say of the system before.
 
-- `__init__(work, batch, precision, folder)` builds the model; `folder` is empty and its own;
-- `generate(prompts, strategy)` returns the new ids of each row;
-- `note`, where it has one, is said on stderr.
+A system runs in a process of its own (`worker`, seen from the benchmark as `process.Worker`), and takes turns with the others (`rounds`).
 """
 
 from __future__ import annotations
@@ -15,49 +18,35 @@ import importlib
 THREADS = 2
 """Every system gets as many."""
 
+BOUND = (("OMP_PROC_BIND", "true"),)
+"""Threads of OpenMP wait for each other by spinning. Unbound, both were seen on one core: a hundredth of the speed in llama.cpp."""
 
-@dataclasses.dataclass(frozen=True)
+
+class Unavailable(Exception):
+    """What a system needs is not on this machine, and no package of ours brings it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class System:
     """One line of the table before it is run.
 
     Args:
         label: As printed.
         adapter: `module:class` in this package.
-        precision: Of the matrices: `"f32"`, `"int8"` or `"q8_0"` (int8 with a scale for every 32 weights).
         kinds: The kinds of work it does.
         ours: Whether it is this library.
-        strategies: Those it is asked for.
         environment: Variables its process starts with.
     """
 
     label: str
     adapter: str
-    precision: str = "f32"
     kinds: tuple[str, ...] = ("transformer",)
     ours: bool = False
-    strategies: tuple[str, ...] = ("greedy", "top_k", "sample")
     environment: tuple[tuple[str, str], ...] = ()
 
     def load(self) -> type:
         module, name = self.adapter.split(":")
         return getattr(importlib.import_module(f"systems.{module}"), name)
 
-
-_OURS = ("greedy", "top_k", "top_p", "sample")
-# Threads of OpenMP wait for each other by spinning. Unbound, both were seen on one core: a hundredth of the speed in llama.cpp.
-_BOUND = (("OMP_PROC_BIND", "true"),)
-
-SYSTEMS: dict[str, tuple[System, ...]] = {
-    "keras_lm": (System("keras_lm XLA", "ours:Xla", kinds=("transformer", "lstm"), ours=True, strategies=_OURS),),
-    "keras_lm_litert": tuple(
-        System("keras_lm LiteRT", "ours:LiteRT", precision, ours=True, strategies=_OURS) for precision in ("f32", "int8")
-    ),
-    "keras_hub": (System("KerasHub", "tensorflow_peers:KerasHub"),),
-    "transformers": (System("transformers", "torch_peers:Transformers", environment=_BOUND),),
-    "torch_int8": (System("torch dynamic", "torch_peers:Transformers", "int8", environment=_BOUND),),
-    "ctranslate2": tuple(System("CTranslate2", "native_peers:CTranslate2", p, environment=_BOUND) for p in ("f32", "int8")),
-    "llama_cpp": tuple(System("llama.cpp", "native_peers:LlamaCpp", p, environment=_BOUND) for p in ("f32", "q8_0")),
-    "tutorial": (System("TF tutorial loop", "tensorflow_peers:TutorialLoop", kinds=("lstm",)),),
-    "torch": (System("torch loop", "torch_peers:LstmLoop", kinds=("lstm",), environment=_BOUND),),
-}
-"""By the name that `--systems` takes."""
+    def __str__(self) -> str:
+        return self.label

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import select
@@ -10,17 +12,26 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-from systems import SYSTEMS, THREADS
-from systems.works import Work
+from systems import THREADS
 
 PAUSE = 0.4
 """Seconds between two turns: OpenMP's threads spin for 0.2 s after their work, and would take the next system's time."""
 _LIMIT = 1800.0
 
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": str(THREADS),
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "HF_HUB_OFFLINE": "1",
+}
+"""What every process here starts with."""
+
 
 class Missing(Exception):
-    """The system's library is not installed."""
+    """Something that the system needs is not installed."""
 
 
 class Failed(Exception):
@@ -28,35 +39,34 @@ class Failed(Exception):
 
 
 class Worker:
-    """One system at one precision, at one work and batch size, ready to generate.
+    """One system at one piece of work, ready for its turns.
 
     Args:
-        name: In `SYSTEMS`.
-        number: Which of its precisions.
-        work: What it has to do.
-        batch: Rows at a time.
+        benchmark: Its package: `"generation"` or `"training"`.
+        name: In the package's `SYSTEMS`.
+        number: Which of its variants.
+        work: What it has to do, a `Work` of that package.
+        arguments: What else the package's `prepare` takes; JSON must be able to hold it.
 
     Raises:
         Missing: its library cannot be imported.
         Failed: it did not come up; the message holds the end of what it printed.
     """
 
-    def __init__(self, name: str, number: int, work: Work, batch: int):
-        self.system = SYSTEMS[name][number]
-        self.work, self.batch = work, batch
+    def __init__(self, benchmark: str, name: str, number: int, work: Any, **arguments: object):
+        self.system = importlib.import_module(f"systems.{benchmark}").SYSTEMS[name][number]
+        self.work, self.arguments = work, arguments
         self.idle_seconds = 0.0
         self._log = tempfile.TemporaryFile("w+")
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": str(THREADS),
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_CPP_MIN_LOG_LEVEL": "2",
-            "HF_HUB_OFFLINE": "1",
-            **dict(self.system.environment),
-        }
-        command = [sys.executable, "-m", "systems.worker", name, str(number), work.name, str(batch), str(work.new_tokens)]
+        environment = {**ENVIRONMENT, **dict(self.system.environment)}
+        fields, others = json.dumps(dataclasses.asdict(work)), json.dumps(arguments)
         self._process = subprocess.Popen(
-            command, cwd=Path(__file__).parents[1], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
+            [sys.executable, "-m", "systems.worker", benchmark, name, str(number), fields, others],
+            cwd=Path(__file__).parents[1],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
         )
         self._unread = b""
         try:
@@ -68,24 +78,20 @@ class Worker:
             self.stop()
             raise Missing(answer["missing"])
         self._cpu: float = answer["cpu"]
-        self.note: str = answer["note"]
+        self.about: dict = answer["about"]
 
-    def generate(self, strategy: str) -> dict:
-        """Generates once: `seconds`, `cores` (CPU time over time), and the `ids` of the first row."""
+    def turn(self, **request: object) -> dict:
+        """One turn: `seconds`, `cores` (CPU time over time), and what the system gave for it."""
         time.sleep(PAUSE)
         try:
-            self._process.stdin.write(json.dumps({"strategy": strategy}).encode() + b"\n")
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise Failed(self._last_words()) from None
         answer = self._answer()
-        if answer["lengths"] != [self.work.new_tokens] * self.batch:
-            raise Failed(f"{self.work.new_tokens} tokens were asked for in each of {self.batch} rows, got {answer['lengths']}")
-        if not all(0 <= number < self.work.vocabulary_size for number in answer["ids"]):
-            raise Failed("ids outside the vocabulary")
         self.idle_seconds += answer["idle_until"] - self._cpu
         self._cpu = answer["cpu"]
-        return {"seconds": answer["seconds"], "cores": (answer["cpu"] - answer["idle_until"]) / answer["seconds"], "ids": answer["ids"]}
+        return {"seconds": answer["seconds"], "cores": (answer["cpu"] - answer["idle_until"]) / answer["seconds"], **answer["result"]}
 
     def stop(self) -> None:
         self._process.stdin.close()  # the worker's loop ends, and its folder goes

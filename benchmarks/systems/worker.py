@@ -1,4 +1,4 @@
-"""The process a system runs in: builds the model, says so, then generates once for each line it reads.
+"""The process a system runs in: builds the model, says so, then does one turn for each line it reads.
 
 Requests and answers are lines of JSON on stdin and stdout. What libraries print goes to stderr.
 """
@@ -6,7 +6,7 @@ Requests and answers are lines of JSON on stdin and stdout. What libraries print
 from __future__ import annotations
 
 import argparse
-import dataclasses
+import importlib
 import json
 import os
 import sys
@@ -15,8 +15,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from systems import SYSTEMS, THREADS
-from systems.works import WORKS, prompts
+from systems import THREADS, Unavailable
 
 
 def _claim_stdout() -> TextIO:
@@ -26,7 +25,7 @@ def _claim_stdout() -> TextIO:
     return answers
 
 
-def _limit_cores() -> None:
+def limit_cores() -> None:
     """Every library sizes its pools by the cores it may run on; so no setting of any one of them is needed, and none can escape."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
@@ -34,33 +33,36 @@ def _limit_cores() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("benchmark", help="a package here")
     parser.add_argument("system")
-    parser.add_argument("number", type=int, help="which of the system's precisions")
-    parser.add_argument("work")
-    parser.add_argument("batch", type=int)
-    parser.add_argument("new_tokens", type=int)
+    parser.add_argument("number", type=int, help="which of the system's variants")
+    parser.add_argument("work", type=json.loads, help="the fields of the benchmark's Work")
+    parser.add_argument("arguments", type=json.loads, help="what else its prepare() takes")
     args = parser.parse_args()
     answers = _claim_stdout()
-    _limit_cores()
+    limit_cores()
 
     def answer(**fields: object) -> None:
         answers.write(json.dumps(fields) + "\n")
 
-    work = dataclasses.replace(WORKS[args.work], new_tokens=args.new_tokens)
-    system = SYSTEMS[args.system][args.number]
+    benchmark = importlib.import_module(f"systems.{args.benchmark}")
+    system = benchmark.SYSTEMS[args.system][args.number]
     with tempfile.TemporaryDirectory(prefix="keras_lm_bench_") as folder:
         try:
-            adapter = system.load()(work, args.batch, system.precision, Path(folder))
+            turn, about = benchmark.prepare(system, benchmark.Work(**args.work), Path(folder), **args.arguments)
         except ImportError as error:
+            answer(missing=f"{error}; pip install keras_lm[bench]")
+            return
+        except Unavailable as error:
             answer(missing=str(error))
             return
-        rows = prompts(work, args.batch)
-        answer(ready=True, note=getattr(adapter, "note", ""), cpu=time.process_time())
+        answer(about=about, cpu=time.process_time())
         for line in sys.stdin:
+            request = json.loads(line)
             cpu, begin = time.process_time(), time.perf_counter()
-            ids = adapter.generate(rows, json.loads(line)["strategy"])
+            result = turn(**request)
             seconds, end_cpu = time.perf_counter() - begin, time.process_time()
-            answer(seconds=seconds, idle_until=cpu, cpu=end_cpu, lengths=[len(row) for row in ids], ids=[int(number) for number in ids[0]])
+            answer(seconds=seconds, idle_until=cpu, cpu=end_cpu, result=result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from systems.works import END_ID, TEMPERATURE, TOP_K, Work, decoder_weights
+from systems.generation.works import END_ID, TEMPERATURE, TOP_K, Work, decoder_weights
 
 
 class KerasHub:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from systems.works import END_ID, TEMPERATURE, TOP_K, TOP_P, Work, decoder_weights
+from systems.generation.works import END_ID, TEMPERATURE, TOP_K, TOP_P, Work, decoder_weights
+from systems.keras_weights import assign_transformer
 
 _PRECISIONS = {"f32": "float32", "int8": "int8"}
 
@@ -37,24 +38,7 @@ def build_model(work: Work, activation=_gelu):
         activation=activation,
         use_bias=True,
     )
-    weights = decoder_weights(work)
-    model.get_layer("embedding").embeddings.assign(weights["embedding"])
-    model.get_layer("positions").embeddings.assign(weights["positions"])
-    places = {"final_norm": model.get_layer("final_norm")}
-    for number in range(work.num_layers):
-        block = model.get_layer(f"block_{number}")
-        places |= {
-            f"{number}.attention_norm": block.attention_norm,
-            f"{number}.qkv": block.attention.qkv,
-            f"{number}.output": block.attention.output_projection,
-            f"{number}.feed_forward_norm": block.feed_forward_norm,
-            f"{number}.widen": block.widen,
-            f"{number}.narrow": block.narrow,
-        }
-    for name, layer in places.items():
-        first, second = ("gamma", "beta") if name.endswith("norm") else ("kernel", "bias")
-        getattr(layer, first).assign(weights[f"{name}.{first}"])
-        getattr(layer, second).assign(weights[f"{name}.{second}"])
+    assign_transformer(model, decoder_weights(work))
     return model
 
 

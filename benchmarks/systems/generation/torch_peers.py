@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from systems import THREADS
-from systems.works import TEMPERATURE, TOP_K, Work, decoder_weights
+from systems.generation.works import TEMPERATURE, TOP_K, Work, decoder_weights
 
 
 class Transformers:
