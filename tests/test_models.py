@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lm import models
+from keras_lm import models, recurrent
 from keras_lm.errors import UserError
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.text import TextGenerator
@@ -102,10 +102,10 @@ def test_tied_output_is_the_embedding():
 def test_carried_states_equal_one_long_window(name):
     model = build(name)
     ids = np.random.randint(0, 20, (2, 12)).astype(np.int32)
-    states, pieces = models.zero_states(model, 2), []
+    states, pieces = recurrent.zero_states(model, 2), []
     for start in (0, 5, 6):
         end = {0: 5, 5: 6, 6: 12}[start]
-        logits, states = models.run_stateful(model, tf.constant(ids[:, start:end]), states)
+        logits, states = recurrent.run_stateful(model, tf.constant(ids[:, start:end]), states)
         pieces.append(logits.numpy())
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), model(ids), atol=1e-5)
 

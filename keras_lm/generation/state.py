@@ -15,7 +15,8 @@ import keras
 import tensorflow as tf
 
 from keras_lm.layers import apply_dense, apply_reversed, product
-from keras_lm.models import run_layers, run_recurrent
+from keras_lm.models import run_layers
+from keras_lm.recurrent import run_recurrent
 
 State = dict[str, Any]
 """By layer name: a cache of `keras_lm.layers`, or a list of a recurrent layer's states."""
