@@ -14,7 +14,8 @@ import itertools
 import pathlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from keras_lm.errors import UserError, unknown_name
 
@@ -31,12 +32,14 @@ class Corpus:
         documents: Starts a pass: returns an iterator over `str` documents.
         separator: What stood between two documents where they were one text. `--split contiguous` puts it back.
         splits: Passes over the splits that the corpus itself defines, by name (`train`, `validation`, `test`); empty if none.
+        examples: For a TensorFlow dataset: the number of documents and the bytes of each split.
     """
 
     name: str
     documents: Callable[[], Iterator[str]]
     separator: str = "\n"
     splits: Mapping[str, Callable[[], Iterator[str]]] = dataclasses.field(default_factory=dict)
+    examples: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
 
 _REGISTRY: dict[str, Callable[[], Corpus]] = {}
@@ -91,6 +94,26 @@ def open_corpus(source: str, *, document: str = "line", errors: str = "strict", 
         return _REGISTRY[source]()
     if source.startswith("tfds:"):
         return _tfds(source.removeprefix("tfds:"), data_dir)
+    paths = find_files(source)
+    return Corpus(
+        name=source,
+        documents=lambda: read_files(((path, 0, None) for path in paths), document, errors),
+        separator=SEPARATORS[document],
+    )
+
+
+SEPARATORS = {"line": "\n", "paragraph": "\n\n", "file": "\n"}
+"""What stood between two documents of a text file."""
+
+
+def find_files(source: str) -> list[str]:
+    """The files that a path or glob names, sorted; none for a registered corpus or `tfds:NAME`.
+
+    Raises:
+        UserError: no such file.
+    """
+    if source in _REGISTRY or source.startswith("tfds:"):
+        return []
     paths = sorted(path for path in glob.glob(source, recursive=True) if pathlib.Path(path).is_file())
     if not paths and pathlib.Path(source).is_file():  # a name that holds glob characters itself
         paths = [source]
@@ -100,15 +123,21 @@ def open_corpus(source: str, *, document: str = "line", errors: str = "strict", 
         if re.search(r"[/\\.*?]", source):
             raise UserError(f"no such corpus file: {source!r}")
         raise unknown_name("corpus", source, [*_REGISTRY, "tfds:NAME", "a file"])
-    return Corpus(name=source, documents=lambda: _read_files(paths, document, errors), separator=_SEPARATORS[document])
+    return paths
 
 
-_SEPARATORS = {"line": "\n", "paragraph": "\n\n", "file": "\n"}
+def read_files(ranges: Iterable[tuple[str, int, int | None]], document: str, errors: str) -> Iterator[str]:
+    """The documents of files, or of ranges of bytes of them.
 
+    Args:
+        ranges: Path, first byte and end (`None`: of the file) of each; a range begins where a document does, and a `.gz` is read whole.
+        document, errors: As `open_corpus` takes them.
 
-def _read_files(paths: list[str], document: str, errors: str) -> Iterator[str]:
-    for path in paths:
-        lines = _read_lines(path, errors)
+    Raises:
+        UserError: bytes that are not UTF-8, or a damaged `.gz`.
+    """
+    for path, start, end in ranges:
+        lines = _read_lines(path, errors, start, end)
         if document == "line":
             yield from lines
         elif document == "paragraph":
@@ -117,11 +146,14 @@ def _read_files(paths: list[str], document: str, errors: str) -> Iterator[str]:
             yield "\n".join(lines)
 
 
-def _read_lines(path: str, errors: str) -> Iterator[str]:
-    offset = 0
+def _read_lines(path: str, errors: str, start: int, end: int | None) -> Iterator[str]:
+    offset = start
     with gzip.open(path, "rb") if path.endswith(".gz") else open(path, "rb") as file:
         try:
+            file.seek(start)
             for line in file:
+                if end is not None and offset >= end:
+                    return
                 try:
                     text = line.decode("utf-8", errors)
                 except UnicodeDecodeError as error:
@@ -205,7 +237,7 @@ def _tfds(name: str, data_dir: str | None) -> Corpus:
 
     base = name.partition("/")[0].partition(":")[0]
     try:
-        parts, info = tfds.load(name, data_dir=data_dir, try_gcs=False, with_info=True)
+        parts, info = tfds.load(name, data_dir=data_dir, try_gcs=False, with_info=True, read_config=_in_order(tfds))
     except tfds.core.registered.DatasetNotFoundError:
         raise unknown_name("TensorFlow dataset", base, tfds.list_builders(with_community_datasets=False)) from None
     except Exception as error:  # TFDS lets through whatever its download or its builder raised
@@ -214,11 +246,7 @@ def _tfds(name: str, data_dir: str | None) -> Corpus:
     feature = _text_feature(tfds, name, info)
 
     def reader(split: str) -> Callable[[], Iterator[str]]:
-        def documents() -> Iterator[str]:
-            for example in tfds.as_numpy(parts[split]):
-                yield example[feature].decode("utf-8")
-
-        return documents
+        return lambda: _texts(tfds, parts[split], feature)
 
     ordered = sorted(
         parts, key=lambda split: ("train", "validation", "test").index(split) if split in ("train", "validation", "test") else 3
@@ -229,10 +257,36 @@ def _tfds(name: str, data_dir: str | None) -> Corpus:
             yield from reader(split)()
 
     # Examples that were cut out of one text (tiny_shakespeare) join without loss only if nothing is put between them.
-    return Corpus(name=f"tfds:{name}", documents=everything, separator="", splits={split: reader(split) for split in ordered})
+    return Corpus(
+        name=f"tfds:{name}",
+        documents=everything,
+        separator="",
+        splits={split: reader(split) for split in ordered},
+        examples={split: (info.splits[split].num_examples, info.splits[split].num_bytes) for split in ordered},
+    )
 
 
-def _text_feature(tfds: object, name: str, info: object) -> str:
+def read_examples(source: str, split: str, start: int, end: int, data_dir: str | None = None) -> Iterator[str]:
+    """Documents number `start` to `end` of a split of `tfds:NAME`, once `open_corpus` has found it in order."""
+    import tensorflow_datasets as tfds
+
+    name = source.removeprefix("tfds:")
+    dataset, info = tfds.load(
+        name, split=f"{split}[{start}:{end}]", data_dir=data_dir, download=False, try_gcs=False, with_info=True, read_config=_in_order(tfds)
+    )
+    yield from _texts(tfds, dataset, _text_feature(tfds, name, info))
+
+
+def _in_order(tfds: Any) -> Any:
+    return tfds.ReadConfig(interleave_cycle_length=1)  # file after file: a part of a split is then a part of the whole, in its order
+
+
+def _texts(tfds: Any, dataset: Any, feature: str) -> Iterator[str]:
+    for example in tfds.as_numpy(dataset):
+        yield example[feature].decode("utf-8")
+
+
+def _text_feature(tfds: Any, name: str, info: Any) -> str:
     features = dict(info.features) if hasattr(info.features, "items") else {}
     texts = [key for key, feature in features.items() if isinstance(feature, tfds.features.Text)]
     for preferred in ("text", "document", "article", "content", "sentence"):

@@ -15,7 +15,7 @@ import collections
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -150,6 +150,11 @@ class CharacterTokenizer(Tokenizer):
         counts: collections.Counter[str] = collections.Counter()
         for text in iterate_texts(texts):
             counts.update(text)
+        return cls.from_counts(counts, vocabulary_size)
+
+    @classmethod
+    def from_counts(cls, counts: Mapping[str, int], vocabulary_size: int | None = None) -> CharacterTokenizer:
+        """As `fit`, of texts whose characters were counted elsewhere."""
         ranked = sorted(counts, key=lambda character: (-counts[character], character))
         if vocabulary_size is not None:
             if vocabulary_size <= NUM_SPECIAL:

@@ -1,9 +1,11 @@
 import collections
+import itertools
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_lm import corpora, pipeline
+from keras_lm import corpora, pipeline, tokenizers
 from keras_lm.corpora import Corpus
 from keras_lm.errors import UserError
 from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer
@@ -68,12 +70,12 @@ def test_encoding_writes_documents_between_start_and_end(tmp_path):
     tokenizer = CharacterTokenizer.fit(["ab"])
     a, b = tokenizer.tokenize(["ab"]).to_list()[0]
     tokens = pipeline.encode(iter([("train", "ab"), ("test", "b?"), ("train", "a")]), tokenizer, tmp_path / "tokens")
-    assert tokens["train"].ids.tolist() == [2, a, b, 3, 2, a, 3]
-    assert tokens["test"].ids.tolist() == [2, b, 1, 3]
-    assert tokens["validation"].ids.tolist() == []
+    assert tokens["train"].ids[:].tolist() == [2, a, b, 3, 2, a, 3]
+    assert tokens["test"].ids[:].tolist() == [2, b, 1, 3]
+    assert tokens["validation"].ids[:].tolist() == []
     assert (tokens["train"].characters, tokens["train"].documents, tokens["test"].unknown) == (3, 2, 1)
     again = pipeline.load_tokens(tmp_path / "tokens")
-    assert again["train"].ids.tolist() == tokens["train"].ids.tolist()
+    assert np.array_equal(again["train"].ids, tokens["train"].ids)
 
 
 def test_encoding_one_text_adds_nothing(tmp_path):
@@ -84,7 +86,39 @@ def test_encoding_one_text_adds_nothing(tmp_path):
     joined = np.concatenate([tokens["train"].ids, tokens["validation"].ids])
     assert tokenizer.detokenize([joined.tolist()]).numpy()[0].decode() == "\n".join(texts)
     assert tokens["train"].bytes + tokens["validation"].bytes == len("\n".join(texts).encode())
-    assert isinstance(tokens["train"].ids, np.memmap)
+    assert tokens["test"].documents == len(tokens["test"].ids) == 0
+
+
+@pytest.mark.parametrize("documents", [True, False])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+def test_encoding_gives_each_split_its_texts_in_order(tmp_path, kind, documents):
+    """Against tokenizing each text by itself; texts of all lengths, and more of them than are tokenized at a time."""
+    random = np.random.default_rng(0)
+    words = ["", "a", "plus", "一", "二三", "😀", "thirty-one", "\n", "é "]
+    texts = [" ".join(random.choice(words, size)) for size in [*random.integers(0, 12, 1500), 3000]]
+    pairs = [(str(random.choice(pipeline.SPLITS, p=[0.8, 0.1, 0.1])), text) for text in texts]
+    tokenizer = tokenizers.get(kind).fit(texts[:500], {"wordpiece": 100, "sentencepiece": 300}.get(kind))
+    tokens = pipeline.encode(iter(pairs), tokenizer, tmp_path / "tokens", documents=documents)
+    for name in pipeline.SPLITS:
+        own = [text for split, text in pairs if split == name]
+        rows = tokenizer.tokenize(tf.constant(own)).to_list()
+        rows = [[2, *row, 3] for row in rows] if documents else rows
+        assert tokens[name].ids[:].tolist() == [token for row in rows for token in row]
+        assert (tokens[name].characters, tokens[name].documents) == (sum(map(len, own)), len(own))
+        assert tokens[name].unknown == sum(row.count(1) for row in rows)
+
+
+@pytest.mark.parametrize("stateful", [False, True])
+def test_readers_of_some_rows_give_the_batch_together(stateful):
+    settings = {"sequence_length": 8, "batch_size": 6, "seed": 2, "stateful": stateful, "start_step": 11}
+    whole = batches(np.arange(700), 25, **settings)
+    for cuts in ([0, 6], [0, 2, 4, 6], [0, 1, 6]):
+        parts = [batches(np.arange(700), 25, rows=rows, **settings) for rows in itertools.pairwise(cuts)]
+        for step, (inputs, targets) in enumerate(whole):
+            assert np.array_equal(np.concatenate([part[step][0] for part in parts]), inputs)
+            assert np.array_equal(np.concatenate([part[step][1] for part in parts]), targets)
+    with pytest.raises(ValueError, match="within the 6 rows"):
+        batches(np.arange(700), 1, rows=(4, 7), **settings)
 
 
 def test_targets_are_inputs_shifted_by_one():

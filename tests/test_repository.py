@@ -18,6 +18,7 @@ def test_public_names_exist():
 def test_importing_the_package_and_the_commands_imports_no_tensorflow():
     program = (
         "import sys, keras_lm, keras_lm.cli.train, keras_lm.cli.generate, keras_lm.cli.evaluate, keras_lm.cli.export\n"
+        "import keras_lm.cli.prepare\n"
         "print([name for name in ('tensorflow', 'keras', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == "[]"
@@ -50,7 +51,23 @@ IMPORT = re.compile(r"^\s*(?:from|import) keras_lm\.?(\w*)(?: import (\w+))?", r
 
 def test_imports_run_one_way(repository):
     """A station imports itself and those before it, never a later one."""
-    stations = ("errors", "files", "corpora", "cleaning", "text_codec", "tokenizers", "pipeline", "layers", "models", "evaluation", "plots")
+    stations = (
+        "errors",
+        "files",
+        "corpora",
+        "cleaning",
+        "text_codec",
+        "tokenizers",
+        "shards",
+        "pipeline",
+        "input_service",
+        "preparation",
+        "layers",
+        "models",
+        "recurrent",
+        "evaluation",
+        "plots",
+    )
     stations += ("generation", "training", "export", "cli")
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")

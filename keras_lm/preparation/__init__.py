@@ -1,0 +1,1 @@
+"""Large corpora: cut into sections, tokenized by many processes, written as shards."""
