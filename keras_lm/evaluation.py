@@ -6,6 +6,7 @@ Perplexities of models with different tokenizers cannot be compared, since a tok
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 
@@ -13,8 +14,8 @@ import keras
 import tensorflow as tf
 
 from keras_lm.errors import UserError
-from keras_lm.models import run_stateful, zero_states
 from keras_lm.pipeline import Tokens, evaluation_batches
+from keras_lm.recurrent import run_model, run_stateful, zero_states
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +70,27 @@ class Evaluator:
             if stateful:
                 logits, states = run_stateful(model, inputs, states)
             else:
-                logits = model(inputs, training=False)
+                logits = run_model(model, inputs)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
             return tf.reduce_sum(losses * weights), states
 
         self._batch_loss = batch_loss
 
-    def __call__(self, tokens: Tokens, progress: Callable[[int], None] | None = None) -> Evaluation:
-        """One pass over `tokens`; `progress` is told the number of tokens done.
+    def __call__(
+        self,
+        tokens: Tokens,
+        progress: Callable[[int], None] | None = None,
+        *,
+        share: tuple[int, int] = (0, 1),
+        combine: Callable[[list[float]], list[float]] = list,
+    ) -> Evaluation:
+        """One pass over `tokens`.
+
+        Args:
+            tokens: What to evaluate on.
+            progress: Is told the number of tokens done.
+            share: `(i, n)`: this process reads every n-th batch from the i-th on; stateful, all of them.
+            combine: Sums the total loss and the number of tokens over the processes.
 
         Raises:
             UserError: fewer than two tokens.
@@ -86,12 +100,17 @@ class Evaluator:
         total, done = 0.0, 0
         states = zero_states(self.model, self.batch_size) if self.stateful else {}
         batches = evaluation_batches(tokens.ids, sequence_length=self.sequence_length, batch_size=self.batch_size, stateful=self.stateful)
+        if not self.stateful:
+            batches = itertools.islice(batches, share[0], None, share[1])
         for inputs, targets, weights in batches:
             loss, states = self._batch_loss(tf.constant(inputs), tf.constant(targets), tf.constant(weights), states)
             total += float(loss)
             done += int(weights.sum())
             if progress:
                 progress(done)
+        if not self.stateful:
+            total, done = combine([total, float(done)])
+            done = int(done)
         bits = total / math.log(2)
         return Evaluation(
             loss=total / done,

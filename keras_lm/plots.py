@@ -50,3 +50,32 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLik
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)
     return figure
+
+
+def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, path: str | os.PathLike | None = None) -> Any:
+    """The losses of a learning-rate range test, the suggested rate marked.
+
+    Args:
+        rates: Learning rates, growing.
+        losses: The smoothed training loss at each, in nats a token.
+        chosen: The rate that is suggested.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(rates, losses)
+    axes.axvline(chosen, linestyle="--", color="grey", label=f"the loss falls fastest at {chosen:.2g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("training loss, smoothed (nats a token)")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    if path is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return figure

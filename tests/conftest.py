@@ -16,6 +16,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lm.training import loop
+from keras_lm.training.preparation import prepare
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
 
@@ -74,7 +75,7 @@ def small_settings(tmp_path_factory: pytest.TempPathFactory) -> TrainingSettings
 @pytest.fixture(scope="session")
 def small_run(small_settings: TrainingSettings) -> Run:
     """A run of `small_settings`, trained to its end. Tests must not change it."""
-    run = loop.prepare(small_settings)
+    run = prepare(small_settings)
     loop.train(run)
     return run
 

@@ -46,12 +46,17 @@ def test_the_commands_of_the_readme_run(repository, tmp_path):
     """As written, but for fewer steps of a smaller model."""
     book = "It was the best of times, it was the worst of times, it was the age of wisdom.\n"
     (tmp_path / "book.txt").write_text("".join(f"{number}. {book}" for number in range(400)))
+    (tmp_path / "wiki").mkdir()
+    for number in range(3):
+        (tmp_path / "wiki" / f"{number}.txt").write_text((tmp_path / "book.txt").read_text())
     (commands,) = [block for block in blocks(repository / "README.md", "bash") if "runs/book" in block]
     small = ["--steps", "4", "--evaluate-every", "2", "--embedding-dim", "16", "--sequence-length", "32"]
     for line in commands.strip().splitlines():
         words = shlex.split(line, comments=True)
         if words[0] == "keras_lm-train" and "--resume" not in words:
             words += small
+        if words[0] == "keras_lm-prepare":
+            words += ["--vocabulary-size", "320"]
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert result.returncode == 0, (line, result.stderr)

@@ -53,7 +53,7 @@ def evaluate(arguments: Sequence[str] | None) -> int:
     options.start_tensorflow()
     from keras_lm import pipeline
     from keras_lm.evaluation import Evaluator
-    from keras_lm.training.loop import use_xla
+    from keras_lm.training.step import use_xla
 
     settings = run.settings
     model = run.load_model()
@@ -74,27 +74,9 @@ def evaluate(arguments: Sequence[str] | None) -> int:
             stateful=settings.stateful,
             jit_compile=use_xla(settings),
         )
-        result = evaluator(tokens, progress=_progress(len(tokens.ids) - 1))
+        result = evaluator(tokens, progress=options.progress_bar(len(tokens.ids) - 1, "token"))
     print(json.dumps({"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}, ensure_ascii=False))
     return 0
-
-
-def _progress(total: int):
-    import keras
-
-    if not sys.stderr.isatty():
-        return None
-    bar = keras.utils.Progbar(total, unit_name="token")
-
-    def show(done: int) -> None:
-        # Keras' bar writes to standard output, which is for the result.
-        stdout, sys.stdout = sys.stdout, sys.stderr
-        try:
-            bar.update(done)
-        finally:
-            sys.stdout = stdout
-
-    return show
 
 
 def main() -> None:

@@ -237,6 +237,25 @@ class Spinner:
                 return
 
 
+def progress_bar(total: int, unit: str) -> Callable[[int], None] | None:
+    """A bar on standard error, to be told how much is done; none where standard error is no terminal. TensorFlow has been started."""
+    import keras
+
+    if not sys.stderr.isatty():
+        return None
+    bar = keras.utils.Progbar(total, unit_name=unit)
+
+    def show(done: int) -> None:
+        # Keras' bar writes to standard output, which is for the result.
+        stdout, sys.stdout = sys.stdout, sys.stderr
+        try:
+            bar.update(done)
+        finally:
+            sys.stdout = stdout
+
+    return show
+
+
 def keep_compilations() -> None:
     """Has XLA keep what it compiles in `$XDG_CACHE_HOME/keras_lm` (`~/.cache/keras_lm`), so that the second start does not compile again.
 

@@ -1,19 +1,28 @@
-"""The whole state of a run on disk: weights, optimizer, dropout's seeds, step, early stopping, carried recurrent states.
+"""The whole state of a run on disk: weights, optimizer, step, early stopping, carried recurrent states.
 
-`tf.train.CheckpointManager` writes it: of what Keras and TensorFlow offer, it alone came through kills in the middle of a save. Dropout's
-seed generators are listed by hand, since neither Keras' nor TensorFlow's own tracking of a model stores them.
+`tf.train.Checkpoint` writes the tensors, with a checksum each. Around it stands what it lacks: a checkpoint counts only when its folder has
+been renamed to its name, so a save that was killed leaves nothing that could be taken for one; and a checkpoint that disk or network
+has damaged is named and the one before it used.
+
+Dropout has no state of its own to save: see `keras_lm.training.step`.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+import re
+import shutil
+import sys
 from collections.abc import Mapping
 
 import keras
 import tensorflow as tf
 
 from keras_lm.errors import UserError
+from keras_lm.files import replacing_folder
+
+_NAME = re.compile(r"step-(\d+)")
 
 
 class Checkpointer:
@@ -21,7 +30,7 @@ class Checkpointer:
 
     Args:
         folder: `RUN/checkpoints`.
-        model: Its variables are saved, seed generators included.
+        model: Its variables are saved, but for the seeds of random layers.
         optimizer: Built; its variables are saved.
         counters: Scalars by name that travel along (step, best loss ...), as `tf.Variable`s.
         states: Carried recurrent states, as `tf.Variable`s.
@@ -38,32 +47,72 @@ class Checkpointer:
         states: list[tf.Variable],
         keep: int,
     ):
-        folder = pathlib.Path(folder)
+        self._folder, self._keep = pathlib.Path(folder), keep
+        weights = [variable.value for variable in model.variables if "seed_generator" not in variable.path]
         self._checkpoint = tf.train.Checkpoint(
-            model=[variable.value for variable in model.variables],
-            optimizer=[variable.value for variable in optimizer.variables],
-            counters=dict(counters),
-            states=states,
+            model=weights, optimizer=[variable.value for variable in optimizer.variables], counters=dict(counters), states=states
         )
-        for leftover in folder.glob("*.tempstate*"):  # of a save that was killed
-            leftover.unlink(missing_ok=True)
-        self._manager = tf.train.CheckpointManager(self._checkpoint, str(folder), max_to_keep=keep)
+
+    def steps(self) -> list[int]:
+        """The steps of which there are checkpoints, in order."""
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        return sorted(int(match[1]) for match in map(_NAME.fullmatch, names) if match)
 
     def save(self, step: int) -> None:
-        """Writes the state as it is, under the number `step`."""
-        self._manager.save(checkpoint_number=step)
-
-    def restore(self) -> None:
-        """Takes the state of the last checkpoint.
+        """Writes the state as it is, under the number `step`, and removes what is older than the last `keep`.
 
         Raises:
-            UserError: there is none, or it cannot be read.
+            UserError: no room, or no right to write. The checkpoints that are there stay.
         """
-        latest = self._manager.latest_checkpoint
-        if latest is None:
-            raise UserError(f"{self._manager.directory} holds no checkpoint: nothing to resume")
+        target = self._folder / f"step-{step}"
         try:
-            self._checkpoint.restore(latest).assert_consumed()
-        except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+            if target.exists():  # of a run that is gone over again: the same, or damaged
+                shutil.rmtree(target)
+            with replacing_folder(target) as temporary:
+                self._checkpoint.write(str(temporary / "state"))
+                for path in temporary.iterdir():
+                    _flush(path)
+                _flush(temporary)
+            _flush(self._folder)
+        except (OSError, tf.errors.OpError) as error:
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"the checkpoint {latest} cannot be read: {reason}") from None
+            steps = self.steps()
+            last = f"the checkpoint of step {steps[-1]} is whole: make room and go on with --resume" if steps else "there is none yet"
+            raise UserError(f"the checkpoint of step {step} cannot be written ({reason}); {last}") from None
+        for old in self.steps()[: -self._keep]:
+            shutil.rmtree(self._folder / f"step-{old}")
+
+    def restore(self) -> None:
+        """Takes the state of the last checkpoint that can be read; those that cannot are named on stderr.
+
+        Raises:
+            UserError: there is none, or none that can be read.
+        """
+        steps = self.steps()
+        if not steps:
+            raise UserError(f"{self._folder} holds no checkpoint: nothing to resume")
+        for step in reversed(steps):
+            path = self._folder / f"step-{step}"
+            try:
+                self._checkpoint.read(str(path / "state")).assert_consumed()
+                return
+            except (tf.errors.OpError, AssertionError, IndexError, ValueError) as error:
+                reason = str(error).strip().partition("\n")[0]
+                print(f"{path} cannot be read ({reason}): the one before it is used", file=sys.stderr, flush=True)
+        raise UserError(f"none of the checkpoints in {self._folder} can be read: the run has to begin anew")
+
+    def sweep(self, after: int) -> None:
+        """Removes what a killed save left behind, and checkpoints of later steps than `after`: they could not be read."""
+        for path in self._folder.iterdir() if self._folder.is_dir() else ():
+            match = _NAME.fullmatch(path.name)
+            if path.name.startswith(".step-") or (match and int(match[1]) > after):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush(path: pathlib.Path) -> None:
+    """Has the system write a file or a folder's list of names to disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

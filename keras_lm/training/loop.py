@@ -1,15 +1,18 @@
 """The one training loop: settings in, a run folder out.
 
 A step is one compiled function; between steps Python does nothing but count. The state after n steps is a function of the settings and
-n alone: the order of the data comes from `keras_lm.pipeline`, dropout's seeds travel in the checkpoint, so a resumed run ends as the run
-that was never stopped.
+n alone: the order of the data and what dropout draws are functions of the seed and the step, everything else travels in the checkpoint.
+So a run that was killed and resumed, however often, ends as the run that never was.
+
+The loop itself is the same on one device and under TensorFlow's strategies. Every worker goes through it in step with the others; the
+first of them alone writes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
-import pathlib
 import signal
 import sys
 import threading
@@ -20,101 +23,91 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lm import corpora, models, pipeline, plots, tokenizers
+from keras_lm import models, pipeline, plots, shards
 from keras_lm.errors import UserError
 from keras_lm.evaluation import Evaluation, Evaluator
 from keras_lm.files import replacing
 from keras_lm.generation.text import TextGenerator
+from keras_lm.input_service import served_batches
+from keras_lm.recurrent import zero_states
 from keras_lm.training.checkpoint import Checkpointer
-from keras_lm.training.progress import ProgressBar
+from keras_lm.training.distribution import Distribution, guarded
+from keras_lm.training.optimizers import averaged_weights, make_optimizer
+from keras_lm.training.progress import ProgressBar, TensorBoard
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
+from keras_lm.training.step import StepResult, make_train_step, use_xla
 
 
 class Interrupted(Exception):
     """Ctrl-C or SIGTERM came; the run was saved at the step it had reached."""
 
 
-def prepare(settings: TrainingSettings) -> Run:
-    """Reads the corpus, learns the tokenizer, writes the ids: everything before the first step.
-
-    Args:
-        settings: Of the new run.
-
-    Returns:
-        The run, its folder made.
-
-    Raises:
-        UserError: a corpus, tokenizer or folder that cannot be used.
-    """
-    corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
-
-    def fill(folder: pathlib.Path) -> None:
-        say = lambda text: print(text, file=sys.stderr, flush=True)
-        say(f"reading {corpus.name}, learning a {settings.tokenizer} vocabulary ...")
-        texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
-        tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
-        tokenizer.save(folder / "tokenizer")
-        pairs = pipeline.split_texts(corpus, settings.split, settings.clean)
-        tokens = pipeline.encode(pairs, tokenizer, folder / "tokens", documents=settings.documents)
-        _check_sizes(tokens, settings, corpus.name)
-        train, validation = tokens["train"], tokens["validation"]
-        say(
-            f"{tokenizer.vocabulary_size:,} tokens in the vocabulary; {len(train.ids):,} to train on "
-            f"({train.characters:,} characters), {len(validation.ids):,} to validate"
-        )
-
-    return Run.create(settings, fill)
-
-
-def _check_sizes(tokens: dict[str, pipeline.Tokens], settings: TrainingSettings, name: str) -> None:
-    characters = sum(part.characters for part in tokens.values())
-    if characters < 2:
-        raise UserError(f"the corpus {name} has {characters} characters: a language model needs text")
-    train = len(tokens["train"].ids)
-    if train < settings.sequence_length + 1:
-        raise UserError(
-            f"the training part of {name} has {train} tokens, shorter than one window of {settings.sequence_length} and its target: "
-            "give more text or a smaller --sequence-length"
-        )
-    if settings.stateful:
-        pipeline.stateful_steps(train, settings.sequence_length, settings.batch_size)
-    if len(tokens["validation"].ids) < 2:
-        documents = sum(part.documents for part in tokens.values())
-        hint = "" if settings.split == "contiguous" else ": --split contiguous holds out the end of the text instead"
-        raise UserError(f"no text of {name} ({documents} documents) falls into the validation split{hint}")
-
-
-def train(run: Run, *, resume: bool = False, callbacks: Sequence[keras.callbacks.Callback] = ()) -> Evaluation:
+def train(
+    run: Run,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    distribution: Distribution | None = None,
+) -> Evaluation:
     """Trains a prepared run to its end.
 
     Args:
         run: From `prepare`, or `Run.open` with `resume`.
-        resume: Whether to go on from the last checkpoint.
+        resume: Whether to go on from the last checkpoint; without one the run begins at step 0.
         callbacks: Keras callbacks; an «epoch» is the stretch between two evaluations, and its logs hold `loss`, `perplexity`,
-            `tokens_per_second`, `val_loss` and `val_perplexity`. `callback.model` is the model.
+            `gradient_norm`, `tokens_per_second`, `val_loss` and `val_perplexity`. `callback.model` is the model.
+        distribution: The devices; default what the settings name. Several workers have to be joined before TensorFlow is used at all:
+            then make it first, and hand it to `prepare` as well.
 
     Returns:
         The validation result of the best model, which `model.keras` holds.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM came, and the state was saved.
-        UserError: nothing to resume.
+        Interrupted: Ctrl-C or SIGTERM came to one of the workers, and the state was saved.
+        UserError: no checkpoint that can be read, a loss that is no number, memory or disk full, a worker lost.
     """
-    return _Training(run, callbacks).run_to_end(resume)
+    settings = run.settings
+    if resume:
+        run.check_version()
+    training = _Training(run, callbacks, distribution or Distribution(settings.strategy, settings.worker_timeout))
+    return guarded(lambda: training.run_to_end(resume), lambda: f"at step {training.step}")
+
+
+def build_model(settings: TrainingSettings, vocabulary_size: int) -> keras.Model:
+    """The model of `settings`, its weights drawn from their seed."""
+    keras.utils.set_random_seed(settings.seed)
+    default = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(settings.precision)
+    try:
+        return models.get(settings.model)(vocabulary_size, **settings.model_arguments())
+    finally:
+        keras.config.set_dtype_policy(default)
 
 
 class _Training:
-    def __init__(self, run: Run, callbacks: Sequence[keras.callbacks.Callback]):
-        self.run, self.settings = run, run.settings
+    def __init__(self, run: Run, callbacks: Sequence[keras.callbacks.Callback], distribution: Distribution):
+        self.run, self.settings, self.devices = run, run.settings, distribution
         settings = self.settings
-        keras.utils.set_random_seed(settings.seed)
+        self.rows = distribution.rows(settings.batch_size)
+        share = settings.batch_size // distribution.num_replicas
+        if share % settings.accumulate:
+            raise UserError(f"accumulate must divide the rows of a replica ({share}), got {settings.accumulate}")
         self.tokenizer = run.load_tokenizer()
         self.tokens = run.load_tokens()
-        self.model = models.get(settings.model)(self.tokenizer.vocabulary_size, **settings.model_arguments())
-        self.optimizer = make_optimizer(settings, self.model)
-        self.jit_compile = use_xla(settings)
-        self.states = models.zero_states(self.model, settings.batch_size) if settings.stateful else {}
+        shards.check_tokenizer(run.tokens_folder, run.folder / "tokenizer")
+        shards.verify(run.tokens_folder, _reporter())
+        vocabulary_size = self.tokenizer.vocabulary_size
+        with distribution.strategy.scope():
+            self.model = build_model(settings, vocabulary_size)
+            self.optimizer = make_optimizer(settings, self.model)
+        # What is evaluated, sampled from and kept: a model of its own where the one that learns is spread over devices, computes in 16
+        # bits, or is not the average that was asked for.
+        self.result_is_copied = distribution.is_distributed or settings.ema > 0 or settings.precision != "float32"
+        plain = dataclasses.replace(settings, precision="float32")
+        self.result_model = build_model(plain, vocabulary_size) if self.result_is_copied else self.model
+        jit_compile = use_xla(settings)
+        self.states = zero_states(self.model, settings.batch_size) if settings.stateful else {}
         self.states = tf.nest.map_structure(lambda state: tf.Variable(state, trainable=False), self.states)
         self.counters = {
             "step": tf.Variable(0, dtype=tf.int64),
@@ -122,7 +115,8 @@ class _Training:
             "best_loss": tf.Variable(math.inf, dtype=tf.float64),
             "worse": tf.Variable(0, dtype=tf.int64),  # evaluations since the best
             "interval_steps": tf.Variable(0, dtype=tf.int64),  # steps since the last evaluation
-            "interval_loss": tf.Variable(0.0, dtype=tf.float64),  # and the sum of their losses
+            "interval_loss": tf.Variable(0.0, dtype=tf.float64),  # the sum of their losses
+            "interval_norm": tf.Variable(0.0, dtype=tf.float64),  # and of their gradients' norms
         }
         self.checkpointer = Checkpointer(
             run.folder / "checkpoints",
@@ -133,208 +127,229 @@ class _Training:
             keep=settings.keep_checkpoints,
         )
         self.evaluator = Evaluator(
-            self.model,
+            self.result_model,
             sequence_length=settings.sequence_length,
             batch_size=settings.batch_size,
             stateful=settings.stateful,
-            jit_compile=self.jit_compile,
+            jit_compile=jit_compile,
         )
-        self.generator = TextGenerator(self.model, self.tokenizer, clean=settings.clean, documents=settings.documents)
-        self.train_step = make_train_step(self.model, self.optimizer, settings, jit_compile=self.jit_compile)
-        self.callbacks = keras.callbacks.CallbackList([ProgressBar(), *callbacks], model=self.model)
+        self.generator = TextGenerator(self.result_model, self.tokenizer, clean=settings.clean, documents=settings.documents)
+        self.train_step = make_train_step(self.model, self.optimizer, settings, jit_compile=jit_compile, distribution=distribution)
+        own = [ProgressBar(settings.steps)] if distribution.is_chief else []
+        if settings.tensorboard and distribution.is_chief:
+            own.append(TensorBoard(run.folder / "tensorboard", lambda: self.step))
+        self.callbacks = keras.callbacks.CallbackList([*own, *callbacks], model=self.model)
+        self.step = 0
+        self.best: Evaluation | None = None
 
     def run_to_end(self, resume: bool) -> Evaluation:
         settings = self.settings
-        if resume:
+        if resume and self.checkpointer.steps():  # a run killed before its first checkpoint begins anew
             self.checkpointer.restore()
-        step = int(self.counters["step"].numpy())
-        self.run.rewind(step)
-        batches = iter(
-            pipeline.training_batches(
-                self.tokens["train"].ids,
-                sequence_length=settings.sequence_length,
-                batch_size=settings.batch_size,
-                seed=settings.seed,
-                start_step=step,
-                stateful=settings.stateful,
-            )
-        )
+        else:
+            resume = False
+        self.step = int(self.counters["step"].numpy())
+        self._agree_on_step()
+        if self.devices.is_chief:
+            self.checkpointer.sweep(after=self.step)
+            self.run.rewind(self.step)
         self.callbacks.set_params({"verbose": 1, "epochs": -(-settings.steps // settings.evaluate_every), "steps": settings.evaluate_every})
         self.callbacks.on_train_begin()
         with _signals() as stop_requested:
             if not resume:
-                self.checkpointer.save(step)
-            while step < settings.steps and not self._out_of_patience():
-                step = self._interval(step, batches, stop_requested)
+                self._save(Interval())
+            batches = self._batches()
+            while self.step < settings.steps and not self._out_of_patience():
+                self._interval(batches, stop_requested)
             if stop_requested():
                 raise Interrupted
         self.callbacks.on_train_end()
-        (best,) = [line for line in self.run.read_metrics() if line["step"] == int(self.counters["best_step"].numpy())]
-        return Evaluation(**{name: best[f"val_{name}"] for name in Evaluation.__dataclass_fields__})
+        if self.best is None:  # of before this process
+            (line,) = [line for line in self.run.read_metrics() if line["step"] == int(self.counters["best_step"].numpy())]
+            self.best = Evaluation(**{name: line[f"val_{name}"] for name in Evaluation.__dataclass_fields__})
+        return self.best
 
-    def _interval(self, step: int, batches: Iterator, stop_requested: Callable[[], bool]) -> int:
-        """Trains up to the next evaluation, evaluates, and returns the step reached."""
+    def _batches(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
         settings = self.settings
-        epoch = step // settings.evaluate_every
-        end = min((epoch + 1) * settings.evaluate_every, settings.steps)
-        self.callbacks.params["steps"] = end - epoch * settings.evaluate_every
-        self.callbacks.on_epoch_begin(epoch)
-        total, count = float(self.counters["interval_loss"].numpy()), int(self.counters["interval_steps"].numpy())
-        clock: float | None = None  # starts after the first step, which compiles
-        timed = 0
-        logs: dict[str, float] = {}
-        while step < end:
-            if stop_requested():
-                self._save(step, total, count)
-                raise Interrupted
+        how = {
+            "sequence_length": settings.sequence_length,
+            "batch_size": settings.batch_size,
+            "seed": settings.seed,
+            "start_step": self.step,
+            "stateful": settings.stateful,
+            "rows": self.rows,
+        }
+        ids = self.tokens["train"].ids
+        if settings.data_service:
+            return iter(served_batches(ids, service=settings.data_service, **how))
+        return iter(pipeline.training_batches(ids, **how))
+
+    def _agree_on_step(self) -> None:
+        workers = self.devices.num_workers
+        total, squares = self.devices.sum_over_workers([float(self.step), float(self.step) ** 2])
+        if total != workers * self.step or squares != workers * self.step**2:
+            raise UserError(
+                f"the workers do not go on from the same step (here {self.step}): "
+                f"the run folder {self.run.folder} must be one that all share"
+            )
+
+    def _interval(self, batches: Iterator, stop_requested: Callable[[], bool]) -> None:
+        """Trains up to the next evaluation, and evaluates."""
+        settings = self.settings
+        epoch = self.step // settings.evaluate_every
+        begin, end = epoch * settings.evaluate_every, min((epoch + 1) * settings.evaluate_every, settings.steps)
+        self.callbacks.params["steps"] = end - begin
+        self.callbacks.on_epoch_begin(epoch, {"step": self.step})
+        interval = Interval(*(self.counters[name].numpy().item() for name in ("interval_steps", "interval_loss", "interval_norm")))
+        pending: StepResult | None = None  # what the last step gave is looked at while the next one runs
+
+        def settle() -> bool:
+            nonlocal pending
+            if pending is None:
+                return False
+            votes = interval.add(pending, self.step)
+            pending = None
+            self.callbacks.on_train_batch_end(self.step - begin - 1, interval.logs())
+            return votes > 0
+
+        while self.step < end:
             inputs, targets = next(batches)
             if settings.stateful:
-                self._reset_states_at_epoch(step)
-            loss, states = self.train_step(inputs, targets, tf.nest.map_structure(tf.convert_to_tensor, self.states))
-            tf.nest.map_structure(lambda variable, state: variable.assign(state), self.states, states)
-            step += 1
-            loss = float(loss)
-            _check_finite(loss, step)
-            total, count = total + loss, count + 1
-            now = time.perf_counter()
-            if clock is None:
-                clock = now
-            else:
-                timed += inputs.shape[0] * inputs.shape[1]
-            logs = {"loss": total / count, "perplexity": _exp(total / count)}
-            if timed:
-                logs["tokens_per_second"] = timed / (now - clock)
-            self.callbacks.on_train_batch_end(step - epoch * settings.evaluate_every - 1, logs)
-            if step % settings.checkpoint_every == 0 and step < end:
-                self._save(step, total, count)
-        evaluation = self._evaluate(step, logs)
+                self._reset_states_at_epoch()
+            states = tf.nest.map_structure(tf.convert_to_tensor, self.states)
+            vote = float(stop_requested())
+            result = self.train_step(self.devices.spread(inputs), self.devices.spread(targets), states, vote)
+            tf.nest.map_structure(lambda variable, state: variable.assign(state), self.states, result.states)
+            stop = settle()
+            self.step += 1
+            pending = result
+            interval.tick(settings.batch_size * settings.sequence_length)
+            if stop or (self.step % settings.checkpoint_every == 0 and self.step < end):
+                stop = settle() or stop
+                if self.step < end:
+                    self._save(interval)
+                    if stop:
+                        raise Interrupted
+        settle()
+        logs = {**interval.logs(), "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))}
+        evaluation = self._evaluate(logs)
         self.callbacks.on_epoch_end(epoch, {**logs, "val_loss": evaluation.loss, "val_perplexity": evaluation.perplexity})
-        self._sample(step)
-        self._save(step, 0.0, 0)
-        return step
+        self._sample()
+        self._save(Interval())
 
-    def _evaluate(self, step: int, logs: dict[str, float]) -> Evaluation:
-        evaluation = self.evaluator(self.tokens["validation"])
-        _check_finite(evaluation.loss, step)
-        values = {f"val_{name}": value for name, value in vars(evaluation).items()}
-        rate = float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))
-        self.run.append_metrics({"step": step, **logs, "learning_rate": rate, **values})
-        if evaluation.loss < float(self.counters["best_loss"].numpy()):
-            with replacing(self.run.folder / "model.keras") as temporary:
-                self.model.save(temporary)
+    def _evaluate(self, logs: dict[str, float]) -> Evaluation:
+        if self.result_is_copied:
+            sources = averaged_weights(self.optimizer) if self.settings.ema else [v.value for v in self.model.trainable_variables]
+            for target, source in zip(self.result_model.trainable_variables, sources, strict=True):
+                target.assign(tf.convert_to_tensor(source))
+        devices = self.devices
+        evaluation = self.evaluator(
+            self.tokens["validation"], share=(devices.worker, devices.num_workers), combine=devices.sum_over_workers
+        )
+        check_finite(evaluation.loss, "loss on the validation split", self.step)
+        better = evaluation.loss < float(self.counters["best_loss"].numpy())
+        if devices.is_chief:
+            values = {f"val_{name}": value for name, value in vars(evaluation).items()}
+            self.run.append_metrics({"step": self.step, **logs, **values})
+            if better:
+                with replacing(self.run.folder / "model.keras") as temporary:
+                    self.result_model.save(temporary)
+            plots.learning_curves(self.run.read_metrics(), self.run.folder / "curves.png")
+        if better:
+            self.best = evaluation
             self.counters["best_loss"].assign(evaluation.loss)
-            self.counters["best_step"].assign(step)
+            self.counters["best_step"].assign(self.step)
             self.counters["worse"].assign(0)
         else:
             self.counters["worse"].assign_add(1)
-        plots.learning_curves(self.run.read_metrics(), self.run.folder / "curves.png")
         return evaluation
 
-    def _sample(self, step: int) -> None:
-        if not self.settings.sample_tokens:
+    def _sample(self) -> None:
+        if not self.settings.sample_tokens or not self.devices.is_chief:
             return
         prompt = self.settings.sample_prompt
         result = self.generator.generate([prompt], max_new_tokens=self.settings.sample_tokens)[0]
-        self.run.append_sample(step, prompt + result.text)
+        self.run.append_sample(self.step, prompt + result.text)
         print(f"{prompt}{result.text}\n", flush=True)
 
-    def _save(self, step: int, interval_loss: float, interval_steps: int) -> None:
-        self.counters["step"].assign(step)
-        self.counters["interval_loss"].assign(interval_loss)
-        self.counters["interval_steps"].assign(interval_steps)
-        self.checkpointer.save(step)
+    def _save(self, interval: Interval) -> None:
+        self.counters["step"].assign(self.step)
+        self.counters["interval_steps"].assign(interval.steps)
+        self.counters["interval_loss"].assign(interval.loss)
+        self.counters["interval_norm"].assign(interval.norm)
+        if self.devices.is_chief:
+            self.checkpointer.save(self.step)
 
-    def _reset_states_at_epoch(self, step: int) -> None:
+    def _reset_states_at_epoch(self) -> None:
         settings = self.settings
         steps = pipeline.stateful_steps(len(self.tokens["train"].ids), settings.sequence_length, settings.batch_size)
-        if step % steps == 0:
+        if self.step % steps == 0:
             tf.nest.map_structure(lambda variable: variable.assign(tf.zeros_like(variable)), self.states)
 
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= int(self.counters["worse"].numpy())
 
 
-def use_xla(settings: TrainingSettings) -> bool:
-    """Whether to compile: `auto` means yes, but for a recurrent model on a GPU, whose cuDNN kernels XLA cannot take."""
-    if settings.xla != "auto":
-        return settings.xla == "on"
-    return settings.model == "transformer" or not tf.config.list_physical_devices("GPU")
+class Interval:
+    """What is summed up between two evaluations."""
 
+    def __init__(self, steps: int = 0, loss: float = 0.0, norm: float = 0.0):
+        self.steps, self.loss, self.norm = steps, loss, norm
+        self._clock: float | None = None  # starts after the first step of this process, which compiles
+        self._timed = 0
 
-def make_optimizer(settings: TrainingSettings, model: keras.Model) -> keras.Optimizer:
-    """The optimizer of `settings`, its schedule and clipping included, built for `model` (article A2 §3, A3 §8)."""
-    rate: float | keras.optimizers.schedules.LearningRateSchedule = settings.learning_rate
-    warmup = min(settings.warmup_steps, settings.steps)
-    if settings.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else settings.learning_rate,
-            max(settings.steps - warmup, 1),
-            alpha=0.1,
-            warmup_target=settings.learning_rate if warmup else None,
-            warmup_steps=warmup,
-        )
-    elif warmup:
-        rate = keras.optimizers.schedules.PolynomialDecay(0.0, warmup, settings.learning_rate)
-    clip = {"global_clipnorm": settings.clip_norm or None}
-    if settings.optimizer == "adamw":
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay, beta_2=settings.beta_2, **clip)
-        # Biases, norms and other vectors are left alone: decay is for matrices.
-        optimizer.exclude_from_weight_decay(var_list=[v for v in model.trainable_variables if len(v.shape) < 2])
-    elif settings.optimizer == "adam":
-        optimizer = keras.optimizers.Adam(rate, beta_2=settings.beta_2, **clip)
-    elif settings.optimizer == "rmsprop":
-        optimizer = keras.optimizers.RMSprop(rate, momentum=settings.momentum, **clip)
-    else:
-        optimizer = keras.optimizers.SGD(rate, momentum=settings.momentum, **clip)
-    optimizer.build(model.trainable_variables)
-    return optimizer
+    def add(self, result: StepResult, step: int) -> float:
+        """Takes in what step number `step` gave; returns the votes for stopping.
 
+        Raises:
+            UserError: a loss or a gradient that is no number.
+        """
+        loss, norm = float(result.loss), float(result.gradient_norm)
+        check_finite(loss, "loss", step)
+        check_finite(norm, "gradient's norm", step)
+        self.steps, self.loss, self.norm = self.steps + 1, self.loss + loss, self.norm + norm
+        return float(result.votes)
 
-def make_train_step(model: keras.Model, optimizer: keras.Optimizer, settings: TrainingSettings, *, jit_compile: bool) -> Callable:
-    """One update as a compiled function.
-
-    Returns:
-        `(inputs, targets, states) -> (loss, states)`: `(batch, time)` ids twice and the carried states (empty unless stateful) to the mean
-        cross-entropy in nats a token, without penalties, and the states after the window.
-    """
-    matrices = [variable for variable in model.trainable_variables if len(variable.shape) > 1]
-    parts = settings.accumulate
-
-    def gradients(inputs: tf.Tensor, targets: tf.Tensor, states: dict) -> tuple[list[tf.Tensor], tf.Tensor, dict]:
-        with tf.GradientTape() as tape:
-            if settings.stateful:
-                logits, states = models.run_stateful(model, inputs, states, training=True)
-            else:
-                logits = model(inputs, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
-            penalty = tf.add_n([tf.constant(0.0), *map(tf.cast, model.losses, [tf.float32] * len(model.losses))])
-            if settings.l1:
-                penalty += settings.l1 * tf.add_n([tf.reduce_sum(tf.abs(variable.value)) for variable in matrices])
-            if settings.l2:
-                penalty += settings.l2 * tf.add_n([tf.reduce_sum(tf.square(variable.value)) for variable in matrices])
-            objective = loss + penalty
-        return [tf.convert_to_tensor(g) for g in tape.gradient(objective, [v.value for v in model.trainable_variables])], loss, states
-
-    @tf.function(jit_compile=jit_compile, autograph=False)
-    def train_step(inputs: tf.Tensor, targets: tf.Tensor, states: dict) -> tuple[tf.Tensor, dict]:
-        if parts == 1:
-            sums, loss, states = gradients(inputs, targets, states)
+    def tick(self, tokens: int) -> None:
+        """Counts a step of so many tokens for the speed."""
+        if self._clock is None:
+            self._clock = time.perf_counter()
         else:
-            sums, losses, after = None, [], []
-            cut = lambda tensor: tf.split(tensor, parts)
-            rows = [tf.nest.map_structure(lambda tensor, part=part: cut(tensor)[part], states) for part in range(parts)]
-            for part_inputs, part_targets, part_states in zip(cut(inputs), cut(targets), rows, strict=True):
-                new, part_loss, part_after = gradients(part_inputs, part_targets, part_states)
-                sums = new if sums is None else [one + other for one, other in zip(sums, new, strict=True)]
-                losses.append(part_loss)
-                after.append(part_after)
-            sums = [gradient / parts for gradient in sums]
-            loss = tf.add_n(losses) / parts
-            states = tf.nest.map_structure(lambda *tensors: tf.concat(tensors, axis=0), *after)
-        optimizer.apply(sums, model.trainable_variables)
-        return loss, states
+            self._timed += tokens
 
-    return train_step
+    def logs(self) -> dict[str, float]:
+        """The means so far."""
+        mean = self.loss / self.steps
+        logs = {"loss": mean, "perplexity": float(np.exp(min(mean, 700.0))), "gradient_norm": self.norm / self.steps}
+        if self._timed:
+            logs["tokens_per_second"] = self._timed / (time.perf_counter() - self._clock)
+        return logs
+
+
+def _reporter() -> Callable[[int, int], None]:
+    """Says every few seconds how far the shards of a large corpus have been checked."""
+    spoken = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal spoken
+        if time.monotonic() - spoken > 2:
+            spoken = time.monotonic()
+            print(f"checking the shards: {100 * done // total} % of {total / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+    return report
+
+
+def check_finite(value: float, name: str, step: int) -> None:
+    """Ends a run whose numbers have run away.
+
+    Raises:
+        UserError: `value` is infinite or no number.
+    """
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {name} became {value} at step {step}: lower --learning-rate or --clip-norm, or raise --warmup-steps, and train anew "
+            "(the last checkpoint and model.keras are of before)"
+        )
 
 
 @contextlib.contextmanager
@@ -359,12 +374,3 @@ def _signals() -> Iterator[Callable[[], bool]]:
         yield lambda: requested
     finally:
         restore()
-
-
-def _check_finite(loss: float, step: int) -> None:
-    if not math.isfinite(loss):
-        raise UserError(f"the loss became {loss} at step {step}: lower --learning-rate (the last checkpoint is whole)")
-
-
-def _exp(loss: float) -> float:
-    return float(np.exp(min(loss, 700.0)))

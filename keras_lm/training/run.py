@@ -1,4 +1,5 @@
-"""A run is a folder: `settings.yaml`, `tokenizer/`, `tokens/`, `model.keras`, `checkpoints/`, `metrics.jsonl`, `samples.txt`, `curves.png`.
+"""A run is a folder: `settings.yaml`, `versions.json`, `tokenizer/`, `tokens/`, `model.keras`, `checkpoints/`, `metrics.jsonl` and the same
+as `metrics.csv`, `samples.txt`, `curves.png`.
 
 Everything downstream takes that folder: generation, evaluation, export, a notebook.
 """
@@ -6,11 +7,17 @@ Everything downstream takes that folder: generation, evaluation, export, a noteb
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
+import importlib.metadata
+import importlib.util
+import io
 import json
 import os
 import pathlib
+import re
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +26,9 @@ import yaml
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.files import replacing
 from keras_lm.training.settings import CHOICES, TrainingSettings
+
+FORMAT = 2
+"""The form of a run folder; a run of another one cannot be resumed."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +71,42 @@ class Run:
         """
         folder = check_free(settings.folder)
         existed = folder.is_dir()
-        for leftover in ("tokenizer", "tokens"):  # of a run that was killed while it was being prepared
-            shutil.rmtree(folder / leftover, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
+        for leftover in _unfinished(folder):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         try:
             prepare(folder)
             run = cls(folder, settings)
+            with replacing(folder / "versions.json") as temporary:
+                temporary.write_text(json.dumps({"format": FORMAT, **_libraries()}, indent=1) + "\n", encoding="utf-8")
             run.write_settings()
         except BaseException:
-            for path in folder.iterdir() if existed else ():
-                shutil.rmtree(path, ignore_errors=True)
+            for path in _unfinished(folder):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
             if not existed:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         return run
+
+    def check_version(self) -> None:
+        """Refuses a run whose folder has another form; says on stderr if the libraries are others than those it was begun with.
+
+        Raises:
+            UserError: it was begun with a version of this library that wrote another form.
+        """
+        path = self.folder / "versions.json"
+        begun = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if begun.get("format") != FORMAT:
+            version = f"keras_lm {begun['keras_lm']}" if "keras_lm" in begun else "an older keras_lm"
+            raise UserError(
+                f"{self.folder} was begun with {version}, whose runs cannot be resumed by {_libraries()['keras_lm']}: train anew, "
+                "or go on with that version"
+            )
+        changed = [f"{name} {begun.get(name)} -> {version}" for name, version in _libraries().items() if begun.get(name) != version]
+        if changed:
+            print(
+                f"begun with other versions ({', '.join(changed)}): the result may differ in the last digits", file=sys.stderr, flush=True
+            )
 
     def write_settings(self) -> None:
         """Writes `settings.yaml`."""
@@ -92,7 +124,12 @@ class Run:
         """The run's tokenized corpus: `keras_lm.pipeline.Tokens` by split."""
         from keras_lm import pipeline
 
-        return pipeline.load_tokens(self.folder / "tokens")
+        return pipeline.load_tokens(self.tokens_folder)
+
+    @property
+    def tokens_folder(self) -> pathlib.Path:
+        """Where the tokenized corpus lies: in the run, or where `keras_lm-prepare` wrote it."""
+        return pathlib.Path(self.settings.tokens) if self.settings.tokens else self.folder / "tokens"
 
     def load_model(self) -> Any:
         """The run's best model so far, a `keras.Model`.
@@ -110,40 +147,62 @@ class Run:
         return keras.saving.load_model(path, compile=False)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
-        """Adds a line to `metrics.jsonl`."""
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        """Adds a line to `metrics.jsonl`, and to its table `metrics.csv`."""
+        self._write_metrics([*self.read_metrics(), line])
+
+    def _write_metrics(self, lines: list[Mapping[str, Any]]) -> None:
+        with replacing(self.folder / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        table = io.StringIO()
+        writer = csv.DictWriter(table, fieldnames=dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        with replacing(self.folder / "metrics.csv") as temporary:
+            temporary.write_text(table.getvalue(), encoding="utf-8")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of `metrics.jsonl`; one that was cut off in writing is left out."""
+        """The lines of `metrics.jsonl`."""
         path = self.folder / "metrics.jsonl"
-        lines = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            try:
-                lines.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return lines
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
     def append_sample(self, step: int, text: str) -> None:
         """Adds a sample text to `samples.txt`."""
-        with (self.folder / "samples.txt").open("a", encoding="utf-8") as file:
-            file.write(f"{_SAMPLE}{step}\n{text}\n\n")
+        self._write_samples([*self._read_samples(), (step, f"{text}\n\n")])
+
+    def _read_samples(self) -> list[tuple[int, str]]:
+        path = self.folder / "samples.txt"
+        _, *blocks = path.read_text(encoding="utf-8").split(_SAMPLE) if path.is_file() else [""]
+        heads = (block.partition("\n") for block in blocks)
+        return [(int(step), text) for step, _, text in heads]
+
+    def _write_samples(self, samples: list[tuple[int, str]]) -> None:
+        with replacing(self.folder / "samples.txt") as temporary:
+            temporary.write_text("".join(f"{_SAMPLE}{step}\n{text}" for step, text in samples), encoding="utf-8")
 
     def rewind(self, step: int) -> None:
-        """Drops the metrics and samples of later steps than `step`, which a resumed run writes anew."""
-        lines = [json.dumps(line, ensure_ascii=False) + "\n" for line in self.read_metrics() if line["step"] <= step]
-        with replacing(self.folder / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
-        samples = self.folder / "samples.txt"
-        if samples.is_file():
-            _, *blocks = samples.read_text(encoding="utf-8").split(_SAMPLE)
-            kept = [_SAMPLE + block for block in blocks if int(block.partition("\n")[0]) <= step]
-            with replacing(samples) as temporary:
-                temporary.write_text("".join(kept), encoding="utf-8")
+        """Drops the metrics and samples of later steps than `step`, which a resumed run writes anew, and what a killed write left."""
+        for name in _WRITTEN:
+            stem, _, suffix = name.rpartition(".")
+            for leftover in self.folder.glob(f".{stem}-*.{suffix}"):
+                leftover.unlink(missing_ok=True)
+        self._write_metrics([line for line in self.read_metrics() if line["step"] <= step])
+        if samples := self._read_samples():
+            self._write_samples([sample for sample in samples if sample[0] <= step])
 
 
+_WRITTEN = ("settings.yaml", "model.keras", "metrics.jsonl", "metrics.csv", "samples.txt", "curves.png")
 _SAMPLE = "=== step "
+
+
+def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
+    """What a run that was killed while it was being prepared has left: all of it but `settings.yaml`, which comes last."""
+    names = re.compile(r"tokenizer|tokens|versions\.json|\.(tokenizer|tokens|versions|settings)-.*")
+    return [path for path in folder.iterdir() if names.fullmatch(path.name)]
+
+
+def _libraries() -> dict[str, str]:
+    """The versions that decide what a run's numbers are; known without importing anything."""
+    return {name: importlib.metadata.version(name) for name in ("keras_lm", "tensorflow", "keras")}
 
 
 def check_free(folder: str | os.PathLike) -> pathlib.Path:
@@ -157,9 +216,19 @@ def check_free(folder: str | os.PathLike) -> pathlib.Path:
         raise UserError(f"{folder} already holds a run: go on with it by --resume, or choose another --out")
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: choose another --out")
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - {"tokenizer", "tokens"}:
+    if folder.is_dir() and set(folder.iterdir()) - set(_unfinished(folder)):
         raise UserError(f"{folder} is not empty and holds no run: choose another --out")
     return folder
+
+
+def check_tensorboard() -> None:
+    """Refuses what would fail later.
+
+    Raises:
+        UserError: TensorBoard, whose formats `tf.summary` writes, is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError('--tensorboard needs TensorBoard: pip install "keras_lm[tensorboard]"')
 
 
 def read_yaml(path: str | os.PathLike) -> dict[str, Any]:

@@ -19,6 +19,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("adamw", "adam", "rmsprop", "sgd"),
     "schedule": ("cosine", "constant"),
     "xla": ("auto", "on", "off"),
+    "precision": ("float32", "mixed_bfloat16"),
+    "strategy": ("none", "mirrored", "multiworker", "tpu"),
 }
 """The words that a field takes. The tables of the library hold the same names as these and `CLEANERS`, and a test compares them."""
 
@@ -31,6 +33,7 @@ GROUPS: dict[str, str] = {
     "model": "model",
     "optimizer": "optimisation",
     "steps": "course of the run",
+    "strategy": "devices",
     "export": "output",
 }
 """Headings of `--help`, by the field that each begins with."""
@@ -47,6 +50,7 @@ class TrainingSettings:
         data_dir: Folder of prepared TensorFlow datasets; default their own.
         clean: Cleaners to apply, in this order: control, lower, nfkc, whitespace.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
+        tokens: A corpus that keras_lm-prepare has tokenized, in place of all of the above and of the tokenizer.
         tokenizer: What a token is: char, byte, wordpiece or sentencepiece.
         vocabulary_size: Most tokens in the vocabulary; default all characters, or 8000 sub-words.
         model: simple_rnn, lstm, gru or transformer.
@@ -70,6 +74,7 @@ class TrainingSettings:
         clip_norm: Gradients are scaled down to this global norm; 0 is off.
         l1: Weight of the sum of absolute weights in the loss.
         l2: Weight of the sum of squared weights in the loss.
+        ema: Decay of a moving average of the weights, e.g. 0.999, which is evaluated and kept in place of them; 0 is off.
         steps: Updates to make.
         batch_size: Windows an update.
         accumulate: Parts into which a batch is cut to save memory; the update is that of the whole batch.
@@ -81,6 +86,11 @@ class TrainingSettings:
         keep_checkpoints: How many of the last checkpoints to keep; the best model is kept besides.
         sample_prompt: What the sample texts begin with; default nothing.
         sample_tokens: Length of the sample text after each evaluation; 0 is off.
+        tensorboard: Whether losses, learning rate, gradient norm and samples are also written for TensorBoard.
+        strategy: none (one device), mirrored (all GPUs of this machine), multiworker (those of the machines in TF_CONFIG) or tpu.
+        data_service: Address of a tf.data service (grpc://HOST:PORT) that reads the shards, for slow disks; default this process reads.
+        worker_timeout: Seconds to wait for the other workers.
+        precision: float32, or mixed_bfloat16 (products in 16 bits, weights in 32).
         xla: Whether XLA compiles the training step: auto, on or off.
         export: Folder to export the trained model to, e.g. saved_models/NAME; default no export.
         out: Folder of the run; default runs/CORPUS-MODEL.
@@ -104,6 +114,7 @@ class TrainingSettings:
     data_dir: str | None = None
     clean: tuple[str, ...] = ()
     split: str = "hash"
+    tokens: str | None = None
     tokenizer: str = "char"
     vocabulary_size: int | None = None
     model: str = "transformer"
@@ -127,6 +138,7 @@ class TrainingSettings:
     clip_norm: float = 1.0
     l1: float = 0.0
     l2: float = 0.0
+    ema: float = 0.0
     steps: int = 2000
     batch_size: int = 32
     accumulate: int = 1
@@ -138,6 +150,11 @@ class TrainingSettings:
     keep_checkpoints: int = 2
     sample_prompt: str = ""
     sample_tokens: int = 100
+    tensorboard: bool = False
+    strategy: str = "none"
+    data_service: str | None = None
+    worker_timeout: int = 300
+    precision: str = "float32"
     xla: str = "auto"
     export: str | None = None
     out: str | None = None
@@ -153,7 +170,7 @@ class TrainingSettings:
                 raise unknown_name("cleaner", name, CLEANERS)
         for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "steps", "batch_size", "accumulate"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints"):
+        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints", "worker_timeout"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("vocabulary_size", "hidden_dim", "num_kv_heads"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
@@ -161,6 +178,7 @@ class TrainingSettings:
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and under 1")
+        self._require("ema", 0 <= self.ema < 1, "at least 0 and under 1")
         self._require("beta_2", 0 <= self.beta_2 < 1, "at least 0 and under 1")
         self._require("momentum", 0 <= self.momentum < 1, "at least 0 and under 1")
         self._require("seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
@@ -175,6 +193,8 @@ class TrainingSettings:
                 self._require("embedding_dim", even, f"an even multiple of num_heads ({self.num_heads}) for rotary positions")
             if self.stateful:
                 raise UserError("stateful is for recurrent models: a transformer carries no state from window to window")
+        if self.stateful and self.strategy != "none":
+            raise UserError(f"stateful is for one device: with strategy {self.strategy} the rows of a batch would not meet their states")
 
     def _require(self, name: str, condition: bool, allowed: str) -> None:
         if not condition:
@@ -183,7 +203,8 @@ class TrainingSettings:
     @property
     def folder(self) -> str:
         """The run's folder: `out`, or a name made of corpus and model."""
-        corpus = "".join(character if character.isalnum() or character in "-_" else "-" for character in self.corpus)
+        source = self.tokens.rstrip("/").rpartition("/")[2] if self.tokens else self.corpus
+        corpus = "".join(character if character.isalnum() or character in "-_" else "-" for character in source)
         return self.out or f"runs/{corpus.strip('-')}-{self.model}"
 
     @property

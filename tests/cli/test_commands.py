@@ -81,6 +81,12 @@ def test_help_answers_in_under_a_second(arguments):
         (["train", "--steps", "few"], "a whole number is needed, got 'few'"),
         (["train", "--num-heads", "7"], "num_heads must be a divisor of embedding_dim (256), got 7"),
         (["train", "--out", "nosuch", "--resume"], "no such run: nosuch"),
+        (["train", "--resume", "--dry-run"], "not allowed with argument --resume"),
+        (["train", "--strategy", "mirored"], "did you mean 'mirrored'"),
+        (["train", "--strategy", "multiworker"], "needs the variable TF_CONFIG on every worker"),
+        (["train", "--strategy", "mirrored", "--model", "gru", "--stateful"], "stateful is for one device"),
+        (["train", "--precision", "float16"], "unknown precision 'float16'"),
+        (["train", "--ema", "1"], "ema must be at least 0 and under 1, got 1.0"),
         (["generate", "nosuch", "--prompt", "a"], "no such run: nosuch"),
         (["generate", ".", "--prompt", "a"], "holds neither a run (settings.yaml) nor an export (saved_model.pb)"),
         (["generate", "nosuch"], "the following arguments are required: --prompt"),
@@ -296,11 +302,58 @@ def test_a_run_is_not_overwritten_and_keeps_its_settings(capsys, text):
     assert call(capsys, "train", *flags)[0] == 0
     before = pathlib.Path("run/metrics.jsonl").read_text()
     assert "run already holds a run: go on with it by --resume" in refused(capsys, "train", *flags)
-    line = refused(capsys, "train", "--out", "run", "--resume", "--learning-rate", "0.5")
-    assert "learning_rate is 0.5 here but 0.001 in run" in line
+    line = refused(capsys, "train", "--out", "run", "--resume", "--learning-rate", "0.5", "--steps", "6", "--seed", "3")
+    assert "learning_rate is 0.5 here but 0.001 there, seed is 3 here but 0 there" in line
+    assert "steps is" not in line
     assert pathlib.Path("run/metrics.jsonl").read_text() == before
     assert call(capsys, "train", "--out", "run", "--resume", "--steps", "6")[0] == 0
     assert [json.loads(line)["step"] for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
+
+
+def test_resume_begins_a_run_that_is_not_there_yet(capsys, text):
+    flags = ["--corpus", text, "--model", "gru", *SMALL, "--out", "run", "--resume"]
+    assert call(capsys, "train", *flags)[0] == 0
+    status, output, _ = call(capsys, "train", *flags)
+    assert status == 0 and "nothing left to train" in output
+
+
+def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(capsys, text):
+    status, output, _ = call(capsys, "train", "--corpus", text, "--model", "lstm", *SMALL, "--steps", "1000", "--dry-run")
+    assert status == 0
+    size = len(set(text.read_text()) - {"\n"}) + 4  # and four that are reserved
+    parameters = 16 * size + 4 * 16 * (16 + 16 + 1) + 16 * size + size
+    assert f"lstm, {parameters:,} parameters" in output
+    assert f"weights {4 * parameters / 1000:.3g} kB" in output and f"optimizer {8 * parameters / 1000:.3g} kB" in output
+    assert "the run     1,000 steps" in output and "tokens/s" in output
+    assert sorted(os.listdir()) == ["text.txt"]
+
+
+def test_the_learning_rate_finder_draws_and_suggests(capsys, text):
+    flags = ["--corpus", text, "--model", "gru", *SMALL, "--find-learning-rate", "rates.png"]
+    status, output, _ = call(capsys, "train", *flags)
+    assert status == 0
+    suggested = float(re.search(r"--learning-rate (\S+)", output)[1])
+    assert 1e-4 < suggested < 1
+    assert pathlib.Path("rates.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir()) == ["rates.png", "text.txt"]
+
+
+def test_what_tensorboard_reads_is_what_was_measured(capsys, text):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert call(capsys, "train", "--corpus", text, "--model", "gru", *SMALL, "--out", "run", "--tensorboard")[0] == 0
+    events = EventAccumulator("run/tensorboard")
+    events.Reload()
+    lines = [json.loads(line) for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()]
+    for name in ("val_loss", "learning_rate", "gradient_norm"):
+        points = [(event.step, tensor.item()) for event in events.Tensors(name) for tensor in [_number(event)]]
+        assert points == [(line["step"], pytest.approx(line[name], rel=1e-6)) for line in lines]
+
+
+def _number(event):
+    import tensorflow as tf
+
+    return tf.make_ndarray(event.tensor_proto)
 
 
 def start_training(text, *flags):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import resource
 import signal
 
 import keras
@@ -11,8 +12,11 @@ from keras_lm import models, pipeline
 from keras_lm.errors import UserError
 from keras_lm.evaluation import Evaluator
 from keras_lm.training import loop
+from keras_lm.training.optimizers import make_optimizer
+from keras_lm.training.preparation import prepare
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
+from keras_lm.training.step import make_train_step
 
 BASE = {
     "corpus": "text.txt",
@@ -39,13 +43,14 @@ def _text(tmp_path):
 
 def trained(**changes):
     settings = TrainingSettings(**{**BASE, **changes})
-    run = loop.prepare(settings)
+    run = prepare(settings)
     return run, loop.train(run)
 
 
 def weights_of(run):
-    """All variables of the last checkpoint: weights, optimizer, dropout seeds, counters."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(run.folder / "checkpoints")))
+    """All variables of the last checkpoint: weights, optimizer, counters."""
+    last = max((run.folder / "checkpoints").iterdir(), key=lambda path: int(path.name.removeprefix("step-")))
+    reader = tf.train.load_checkpoint(str(last / "state"))
     names = [name for name in reader.get_variable_to_shape_map() if "save_counter" not in name and "_CHECKPOINTABLE" not in name]
     return {name: reader.get_tensor(name) for name in names}
 
@@ -66,7 +71,8 @@ class StopAt(keras.callbacks.Callback):
 def test_a_run_folder_holds_what_it_should(small_run):
     names = {path.name for path in small_run.folder.iterdir()}
     assert names == {
-        *("settings.yaml", "tokenizer", "tokens", "model.keras", "checkpoints", "metrics.jsonl", "samples.txt", "curves.png"),
+        *("settings.yaml", "versions.json", "tokenizer", "tokens", "model.keras", "checkpoints"),
+        *("metrics.jsonl", "metrics.csv", "samples.txt", "curves.png"),
     }
     lines = [json.loads(line) for line in (small_run.folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [30, 60]
@@ -99,7 +105,7 @@ def test_the_result_is_the_validation_loss_of_model_keras(small_run):
 @pytest.mark.parametrize("stop_at", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(7, marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_one_that_was_not(changes, stop_at):
     whole, result = trained(out="whole", **changes)
-    run = loop.prepare(TrainingSettings(**{**BASE, **changes, "out": "stopped"}))
+    run = prepare(TrainingSettings(**{**BASE, **changes, "out": "stopped"}))
     with pytest.raises(loop.Interrupted):
         loop.train(run, callbacks=[StopAt(stop_at, signal.SIGTERM if stop_at == 4 else signal.SIGINT)])
     again = loop.train(Run.open("stopped"), resume=True)
@@ -153,11 +159,11 @@ def test_a_training_step_equals_keras_fit(kind):
     ours = models.get(kind)(30, **settings.model_arguments())
     theirs = keras.models.clone_model(ours)
     theirs.set_weights(ours.get_weights())
-    step = loop.make_train_step(ours, loop.make_optimizer(settings, ours), settings, jit_compile=True)
+    step = make_train_step(ours, make_optimizer(settings, ours), settings, jit_compile=True)
     for inputs, targets in batches:
         step(inputs, targets, {})
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    theirs.compile(loop.make_optimizer(settings, theirs), loss)
+    theirs.compile(keras.optimizers.Adam(settings.learning_rate, beta_2=settings.beta_2, global_clipnorm=settings.clip_norm), loss)
     theirs.fit(batches, verbose=0)
     for one, other in zip(ours.get_weights(), theirs.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=2e-5)
@@ -182,7 +188,7 @@ def test_penalties_shrink_the_weights():
 
 def test_the_learning_rate_rises_and_falls():
     settings = TrainingSettings(**{**BASE, "steps": 100, "warmup_steps": 10, "learning_rate": 0.01})
-    optimizer = loop.make_optimizer(settings, models.gru_lm(10, embedding_dim=4, hidden_dim=4))
+    optimizer = make_optimizer(settings, models.gru_lm(10, embedding_dim=4, hidden_dim=4))
     rate = lambda step: float(optimizer._learning_rate(step))
     assert rate(0) == 0.0
     assert rate(5) == pytest.approx(0.005)
@@ -194,7 +200,7 @@ def test_the_learning_rate_rises_and_falls():
 def test_weight_decay_leaves_vectors_alone():
     settings = TrainingSettings(**BASE)
     model = models.transformer_lm(10, **settings.model_arguments())
-    optimizer = loop.make_optimizer(settings, model)
+    optimizer = make_optimizer(settings, model)
     decayed = [variable for variable in model.trainable_variables if optimizer._use_weight_decay(variable)]
     assert decayed and all(len(variable.shape) > 1 for variable in decayed)
 
@@ -209,23 +215,103 @@ def test_patience_ends_a_run_that_does_not_get_better():
 
 def test_last_checkpoints_are_kept():
     run, _ = trained(model="gru", keep_checkpoints=2)
-    assert sorted(path.stem for path in (run.folder / "checkpoints").glob("*.index")) == ["ckpt-10", "ckpt-12"]
+    assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-10", "step-12"]
 
 
-def test_a_damaged_checkpoint_is_named():
-    run, _ = trained(model="gru")
-    (damaged,) = (run.folder / "checkpoints").glob("ckpt-12.data*")
-    damaged.write_bytes(damaged.read_bytes()[:100])
-    with pytest.raises(UserError, match="ckpt-12 cannot be read"):
+@pytest.mark.parametrize("damage", ["cut short", "altered", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, capfd):
+    run, result = trained(model="gru")
+    expected = weights_of(run)
+    (data,) = (run.folder / "checkpoints" / "step-12").glob("*.data*")
+    content = bytearray(data.read_bytes())
+    if damage == "cut short":
+        data.write_bytes(content[:100])
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+        data.write_bytes(content)
+    else:
+        data.unlink()
+    assert loop.train(run, resume=True) == result
+    assert "checkpoints/step-12 cannot be read" in capfd.readouterr().err
+    for name, value in weights_of(run).items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
+    assert [line["step"] for line in run.read_metrics()] == [5, 10, 12]
+
+
+def test_no_checkpoint_that_can_be_read():
+    run, _ = trained(model="gru", keep_checkpoints=1)
+    for path in (run.folder / "checkpoints").glob("*/*.data*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of the checkpoints in .* can be read"):
         loop.train(run, resume=True)
 
 
-def test_nothing_to_resume():
-    run = loop.prepare(TrainingSettings(**BASE))
-    with pytest.raises(UserError, match="holds no checkpoint: nothing to resume"):
-        loop.train(run, resume=True)
+def test_what_a_killed_save_left_is_swept():
+    run, result = trained(model="gru")
+    left = run.folder / "checkpoints" / ".step-15-abcdef"
+    left.mkdir()
+    (left / "state.data-00000-of-00001").write_bytes(b"half")
+    (run.folder / ".model-abcdef.keras").write_bytes(b"half")
+    assert loop.train(run, resume=True) == result
+    assert not list(run.folder.rglob(".*"))
+
+
+def test_a_run_without_a_checkpoint_begins_at_step_0():
+    run = prepare(TrainingSettings(**{**BASE, "model": "gru"}))
     with pytest.raises(UserError, match=r"has no model\.keras yet"):
         run.load_model()
+    result = loop.train(run, resume=True)
+    assert result == trained(model="gru", out="other")[1]
+
+
+@pytest.mark.parametrize(("versions", "message"), [(None, "an older keras_lm"), ('{"format": 99, "keras_lm": "9.9"}', "keras_lm 9.9")])
+def test_a_run_of_another_version_is_refused(versions, message):
+    run = prepare(TrainingSettings(**BASE))
+    path = run.folder / "versions.json"
+    path.write_text(versions) if versions else path.unlink()
+    with pytest.raises(UserError, match=f"begun with {message}, whose runs cannot be resumed"):
+        loop.train(run, resume=True)
+
+
+def test_no_room_for_the_next_checkpoint_leaves_the_last_one():
+    class Full(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    run = prepare(TrainingSettings(**{**BASE, "model": "gru"}))
+    try:
+        with pytest.raises(UserError, match=r"the checkpoint of step 5 cannot be written .*; the checkpoint of step 3 is whole: make room"):
+            loop.train(run, callbacks=[Full()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    result = loop.train(run, resume=True)
+    assert result == trained(model="gru", out="other")[1]
+    assert not list((run.folder / "checkpoints").glob(".*"))
+
+
+def test_the_average_of_the_weights_is_what_is_evaluated_and_kept():
+    """Against Keras' own averages, which its `EMA` overwrites the model with at the end."""
+    run, _ = trained(
+        model="gru", ema=0.5, dropout=0.0, clip_norm=0.0, optimizer="sgd", learning_rate=0.5, schedule="constant", warmup_steps=0
+    )
+    ours = run.load_model()
+    model = loop.build_model(run.settings, run.load_tokenizer().vocabulary_size)
+    batches = pipeline.training_batches(run.load_tokens()["train"].ids, sequence_length=8, batch_size=4, seed=0)
+    model.compile(keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    best = int(min(run.read_metrics(), key=lambda line: line["val_loss"])["step"])
+    model.fit(batches.take(best), verbose=0)  # overwrites the weights with their averages at its end
+    for one, other in zip(ours.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5)
+
+
+def test_mixed_precision_learns_and_keeps_a_float32_model():
+    run, result = trained(model="gru", precision="mixed_bfloat16", dropout=0.0, out="mixed")
+    _, plain = trained(model="gru", dropout=0.0, out="plain")
+    assert result.loss == pytest.approx(plain.loss, abs=0.02)
+    assert {layer.compute_dtype for layer in run.load_model().layers} == {"float32"}
 
 
 def test_callbacks_are_driven_as_keras_does():
@@ -248,7 +334,7 @@ def test_callbacks_are_driven_as_keras_does():
             self.seen.append("end")
 
     recorder = Recorder()
-    loop.train(loop.prepare(TrainingSettings(**{**BASE, "model": "gru"})), callbacks=[recorder])
+    loop.train(prepare(TrainingSettings(**{**BASE, "model": "gru"})), callbacks=[recorder])
     assert recorder.seen == ["begin", 0, 1, 2, "end"]
     assert recorder.batches == 12
     assert isinstance(recorder.model, keras.Model)
@@ -281,18 +367,18 @@ def test_xla_off_gives_the_same():
 def test_corpora_that_cannot_be_used_leave_nothing_behind(tmp_path, text, changes, message):
     (tmp_path / "text.txt").write_bytes(text)
     with pytest.raises(UserError, match=message):
-        loop.prepare(TrainingSettings(**{**BASE, **changes}))
+        prepare(TrainingSettings(**{**BASE, **changes}))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_existing_folder_is_not_overwritten(tmp_path):
     run, _ = trained(model="gru")
     with pytest.raises(UserError, match="already holds a run: go on with it by --resume"):
-        loop.prepare(run.settings)
+        prepare(run.settings)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="is not empty and holds no run"):
-        loop.prepare(dataclasses.replace(run.settings, out="other"))
+        prepare(dataclasses.replace(run.settings, out="other"))
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     with pytest.raises(UserError, match=r"text\.txt is a file"):
-        loop.prepare(dataclasses.replace(run.settings, out="text.txt"))
+        prepare(dataclasses.replace(run.settings, out="text.txt"))

@@ -1,0 +1,89 @@
+"""Everything before the first step: the corpus is read, the vocabulary learned, the ids written."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable
+
+from keras_lm import corpora, pipeline, shards, tokenizers
+from keras_lm.errors import UserError
+from keras_lm.training.distribution import Distribution, guarded
+from keras_lm.training.run import Run
+from keras_lm.training.settings import TrainingSettings
+
+
+def prepare(settings: TrainingSettings, distribution: Distribution | None = None) -> Run:
+    """Reads the corpus, learns the tokenizer, writes the ids: everything before the first step.
+
+    Args:
+        settings: Of the new run.
+        distribution: The devices, where there are several workers: the first prepares, the others wait for it.
+
+    Returns:
+        The run, its folder made.
+
+    Raises:
+        UserError: a corpus, tokenizer or folder that cannot be used.
+    """
+    if distribution is None or distribution.num_workers == 1:
+        return _prepare(settings)
+    run = _prepare(settings) if distribution.is_chief else None
+    guarded(lambda: distribution.sum_over_workers([0.0]), lambda: "while the corpus was read")
+    return run or Run.open(settings.folder)
+
+
+def _prepare(settings: TrainingSettings) -> Run:
+    say = lambda text: print(text, file=sys.stderr, flush=True)
+    if settings.tokens:
+        manifest = shards.read_manifest(settings.tokens)
+        of_manifest = {name: manifest[name] for name in ("document", "split")} | {"clean": tuple(manifest["clean"])}
+        settings = dataclasses.replace(settings, corpus=" ".join(manifest["corpus"]), tokenizer=manifest["kind"], **of_manifest)
+
+        def take(folder: pathlib.Path) -> None:
+            shutil.copytree(pathlib.Path(settings.tokens) / "tokenizer", folder / "tokenizer")
+            _report(pipeline.load_tokens(settings.tokens), manifest["vocabulary_size"], settings, say)
+
+        return Run.create(settings, take)
+    corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
+
+    def fill(folder: pathlib.Path) -> None:
+        say(f"reading {corpus.name}, learning a {settings.tokenizer} vocabulary ...")
+        texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
+        tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
+        tokenizer.save(folder / "tokenizer")
+        pairs = pipeline.split_texts(corpus, settings.split, settings.clean)
+        tokens = pipeline.encode(pairs, tokenizer, folder / "tokens", documents=settings.documents)
+        _report(tokens, tokenizer.vocabulary_size, settings, say)
+
+    return Run.create(settings, fill)
+
+
+def _report(tokens: dict[str, pipeline.Tokens], vocabulary_size: int, settings: TrainingSettings, say: Callable[[str], None]) -> None:
+    _check_sizes(tokens, settings)
+    train, validation = tokens["train"], tokens["validation"]
+    say(
+        f"{vocabulary_size:,} tokens in the vocabulary; {len(train.ids):,} to train on "
+        f"({train.characters:,} characters), {len(validation.ids):,} to validate"
+    )
+
+
+def _check_sizes(tokens: dict[str, pipeline.Tokens], settings: TrainingSettings) -> None:
+    name = settings.corpus
+    characters = sum(part.characters for part in tokens.values())
+    if characters < 2:
+        raise UserError(f"the corpus {name} has {characters} characters: a language model needs text")
+    train = len(tokens["train"].ids)
+    if train < settings.sequence_length + 1:
+        raise UserError(
+            f"the training part of {name} has {train} tokens, shorter than one window of {settings.sequence_length} and its target: "
+            "give more text or a smaller --sequence-length"
+        )
+    if settings.stateful:
+        pipeline.stateful_steps(train, settings.sequence_length, settings.batch_size)
+    if len(tokens["validation"].ids) < 2:
+        documents = sum(part.documents for part in tokens.values())
+        hint = "" if settings.split == "contiguous" else ": --split contiguous holds out the end of the text instead"
+        raise UserError(f"no text of {name} ({documents} documents) falls into the validation split{hint}")
