@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# generation, training, tflite or export_parity
+BENCH ?= generation
 INSTALLED := $(VENV)/.installed
 
 .PHONY: train test lint format notebooks bench clean
@@ -25,7 +27,7 @@ notebooks: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e ".[bench]"
-	$(BIN)/python benchmarks/generation.py $(BENCH_FLAGS)
+	$(BIN)/python benchmarks/$(BENCH).py $(BENCH_FLAGS)
 
 $(INSTALLED): requirements.txt setup.cfg
 	@echo "making $(VENV): about 4 GB and a few minutes, once"
