@@ -8,6 +8,7 @@ from typing import Any
 
 from keras_lm.errors import UserError
 from keras_lm.files import replacing
+from keras_lm.scaling import PowerLaw, SizedRun
 
 
 def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike | None = None) -> Any:
@@ -75,6 +76,45 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: floa
     axes.set_ylabel("training loss, smoothed (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend()
+    if path is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return figure
+
+
+def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLaw, path: str | os.PathLike | None = None) -> Any:
+    """Loss against parameters and against tokens, both axes logarithmic, with the fitted lines.
+
+    Args:
+        runs: One a size, the largest last.
+        by_size: Fitted to the best loss of each over its parameters.
+        by_tokens: Fitted to the curve of the largest over the tokens it has read.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    sizes = [run.parameters for run in runs]
+    left.plot(sizes, [run.loss for run in runs], "o", label="best validation loss")
+    left.plot(sizes, [by_size(size) for size in sizes], "--", color="grey", label=f"$(N_c / N)^{{{by_size.exponent:.3f}}}$")
+    left.set_xlabel("parameters without embeddings, N")
+    left.set_ylabel("validation loss (nats a token)")
+    for run in runs:
+        right.plot(*zip(*run.curve, strict=True), marker=".", label=f"{run.parameters:,} parameters")
+    tokens = [tokens for tokens, _ in runs[-1].curve]
+    right.plot(tokens, [by_tokens(count) for count in tokens], "--", color="grey", label=f"$(D_c / D)^{{{by_tokens.exponent:.3f}}}$")
+    right.set_xlabel("tokens read, D")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:.1f}")
+        axes.yaxis.set_minor_formatter("{x:.1f}")
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
     if path is not None:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)

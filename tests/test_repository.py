@@ -66,6 +66,7 @@ def test_imports_run_one_way(repository):
         "models",
         "recurrent",
         "evaluation",
+        "scaling",
         "plots",
     )
     stations += ("generation", "training", "export", "cli")

@@ -18,7 +18,7 @@ from keras_lm.training.settings import CHOICES, GROUPS, TrainingSettings
 
 _MAY_CHANGE = (
     *("steps", "patience", "checkpoint_every", "keep_checkpoints", "sample_prompt", "sample_tokens", "tensorboard", "export", "out"),
-    *("strategy", "worker_timeout", "data_service"),
+    *("strategy", "worker_timeout", "data_service", "data_service_workers"),
 )
 
 _EPILOG = """examples:

@@ -74,7 +74,7 @@ def estimate(run: Run, *, seconds: float = 3.0) -> Estimate:
     evaluator(part)
     evaluation = (time.perf_counter() - begin) * len(tokens["validation"].ids) / len(part.ids)
     return Estimate(
-        parameters=_parameters(model),
+        parameters=parameters(model),
         weight_bytes=_bytes(model.variables),
         optimizer_bytes=_bytes(optimizer.variables),
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
@@ -85,7 +85,8 @@ def estimate(run: Run, *, seconds: float = 3.0) -> Estimate:
     )
 
 
-def _parameters(model: keras.Model) -> dict[str, int]:
+def parameters(model: keras.Model) -> dict[str, int]:
+    """The trainable numbers of a model, by what they are: `embedding`, `matrices`, `vectors`."""
     counts = {"embedding": 0, "matrices": 0, "vectors": 0}
     for variable in model.trainable_variables:
         kind = "embedding" if "embedding" in variable.path else "matrices" if len(variable.shape) > 1 else "vectors"

@@ -181,7 +181,7 @@ class _Training:
         }
         ids = self.tokens["train"].ids
         if settings.data_service:
-            return iter(served_batches(ids, service=settings.data_service, **how))
+            return iter(served_batches(ids, service=settings.data_service, num_workers=settings.data_service_workers, **how))
         return iter(pipeline.training_batches(ids, **how))
 
     def _agree_on_step(self) -> None:

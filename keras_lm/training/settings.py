@@ -89,6 +89,7 @@ class TrainingSettings:
         tensorboard: Whether losses, learning rate, gradient norm and samples are also written for TensorBoard.
         strategy: none (one device), mirrored (all GPUs of this machine), multiworker (those of the machines in TF_CONFIG) or tpu.
         data_service: Address of a tf.data service (grpc://HOST:PORT) that reads the shards, for slow disks; default this process reads.
+        data_service_workers: How many workers that service has; its dispatcher must have been started with their addresses.
         worker_timeout: Seconds to wait for the other workers.
         precision: float32, or mixed_bfloat16 (products in 16 bits, weights in 32).
         xla: Whether XLA compiles the training step: auto, on or off.
@@ -153,6 +154,7 @@ class TrainingSettings:
     tensorboard: bool = False
     strategy: str = "none"
     data_service: str | None = None
+    data_service_workers: int = 1
     worker_timeout: int = 300
     precision: str = "float32"
     xla: str = "auto"
@@ -170,7 +172,7 @@ class TrainingSettings:
                 raise unknown_name("cleaner", name, CLEANERS)
         for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "steps", "batch_size", "accumulate"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints", "worker_timeout"):
+        for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints", "worker_timeout", "data_service_workers"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("vocabulary_size", "hidden_dim", "num_kv_heads"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
