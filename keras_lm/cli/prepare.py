@@ -73,6 +73,7 @@ def prepare(arguments: Sequence[str] | None) -> int:
     counts = ", ".join(f"{name} {entry['tokens']:,}" for name, entry in splits.items())
     shards = sum(len(entry["shards"]) for entry in splits.values())
     print(f"{shlex.quote(str(done.folder))}: tokens: {counts}; shards: {shards}; vocabulary: {done.manifest['vocabulary_size']:,}")
+    print("next: " + options.command("keras_lm-train", "--tokens", str(done.folder)))
     return 0
 
 

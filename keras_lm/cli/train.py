@@ -46,7 +46,7 @@ def parser() -> options.Parser:
     mode.add_argument(
         "--resume",
         action="store_true",
-        help="go on with the run in --out from its last checkpoint; with --corpus or --config it is begun if it is not there yet",
+        help="go on with the run in --out from its last checkpoint; where --corpus or --tokens is given it is begun if it is not there yet",
     )
     mode.add_argument("--dry-run", action="store_true", help="say what the run would take: parameters, memory, time; write nothing")
     mode.add_argument(

@@ -7,12 +7,11 @@ import types
 import typing
 
 from keras_lm.errors import UserError, unknown_name
+from keras_lm.preparation import settings as preparation
+from keras_lm.preparation.settings import CLEANERS
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "document": ("line", "paragraph", "file"),
-    "errors": ("strict", "replace"),
-    "split": ("hash", "contiguous", "given"),
-    "tokenizer": ("char", "byte", "wordpiece", "sentencepiece"),
+    **preparation.CHOICES,
     "model": ("simple_rnn", "lstm", "gru", "transformer"),
     "positions": ("rotary", "learned"),
     "normalization": ("layer", "rms"),
@@ -22,10 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "precision": ("float32", "mixed_bfloat16"),
     "strategy": ("none", "mirrored", "multiworker", "tpu"),
 }
-"""The words that a field takes. The tables of the library hold the same names as these and `CLEANERS`, and a test compares them."""
-
-
-CLEANERS = ("control", "lower", "nfkc", "whitespace")
+"""The words that a field takes. The tables of the library hold the same names, and a test compares them."""
 
 GROUPS: dict[str, str] = {
     "corpus": "text",

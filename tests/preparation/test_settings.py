@@ -1,15 +1,8 @@
 import pytest
 
 from keras_lm.errors import UserError
-from keras_lm.preparation import settings
 from keras_lm.preparation.settings import PreparationSettings
 from keras_lm.tokenizers import ByteTokenizer
-from keras_lm.training import settings as training
-
-
-def test_choices_are_those_of_training():
-    assert settings.CLEANERS == training.CLEANERS
-    assert {name: training.CHOICES[name] for name in settings.CHOICES} == settings.CHOICES
 
 
 @pytest.mark.parametrize(
