@@ -18,7 +18,8 @@ def make_optimizer(settings: TrainingSettings, model: keras.Model) -> keras.Opti
     Example:
 
     >>> from keras_lm.models import gru_lm
-    >>> make_optimizer(TrainingSettings(model="gru", optimizer="sgd"), gru_lm(10, embedding_dim=4, hidden_dim=4)).name
+    >>> optimizer = make_optimizer(TrainingSettings(model="gru", optimizer="sgd"), gru_lm(10, embedding_dim=4, hidden_dim=4))
+    >>> type(optimizer).__name__
     'SGD'
     """
     rate = learning_rate(settings)
