@@ -11,10 +11,11 @@ import time
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lm.errors import UserError
 from keras_lm.training.cluster import Cluster
-from keras_lm.training.distribution import Distribution
+from keras_lm.training.distribution import Distribution, guarded
 from keras_lm.training.run import Run
 
 FLAGS = [
@@ -220,3 +221,8 @@ def test_a_batch_is_cut_evenly_or_refused():
 def test_no_tpu():
     with pytest.raises(UserError, match="no TPU was found"):
         Distribution("tpu")
+
+
+def test_out_of_memory_says_what_to_make_smaller():
+    with pytest.raises(UserError, match=r"out of memory at step 3 .*: lower --batch-size or --sequence-length, or .* --accumulate"):
+        guarded(lambda: tf.zeros([1 << 42]), lambda: "at step 3")
