@@ -13,9 +13,7 @@ import json
 import os
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
 
 from keras_lm.errors import UserError
 
@@ -107,43 +105,75 @@ class Cluster:
         """What messages call a worker."""
         return f"worker {index} ({self.workers[index]})"
 
-    @contextlib.contextmanager
-    def patience(self, seconds: float) -> Iterator[None]:
-        """Ends the process with one line if the workers have not all come within `seconds` of entering; the body waits for them.
+    def meet(self, seconds: float) -> None:
+        """Waits until all workers have been started. The first one gathers them at its address, which TensorFlow takes afterwards.
 
-        TensorFlow waits inside a call that nothing can interrupt, so a thread looks on and ends the process in its stead.
+        TensorFlow would wait as well, but inside a call that neither a time limit nor Ctrl-C can end.
+
+        Args:
+            seconds: How long to wait.
+
+        Raises:
+            UserError: somebody did not come in time, or this worker's address is taken.
         """
-        arrived = threading.Event()
+        end = time.monotonic() + seconds
+        missing = self._gather(end) if self.is_chief else self._report(end)
+        if missing:
+            names = ", ".join(map(self.name, missing))
+            raise UserError(f"waited {seconds:.0f} s in vain for {names}: start it, or correct TF_CONFIG, or raise --worker-timeout")
 
-        def watch() -> None:
-            begin = time.monotonic()
-            said: list[int] = []
-            while not arrived.wait(1.0):
-                missing = [index for index in range(len(self.workers)) if index != self.index and not self._answers(index)]
-                waited = time.monotonic() - begin
-                if waited > seconds:
-                    names = ", ".join(map(self.name, missing)) or "another worker, although all answer"
-                    print(
-                        f"keras_lm-train: waited {seconds:.0f} s in vain for {names}: "
-                        "start it, or correct TF_CONFIG, or raise --worker-timeout",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    os._exit(2)
-                if missing != said and waited > 3:
-                    said = missing
-                    if missing:
-                        print("waiting for " + ", ".join(map(self.name, missing)) + " ...", file=sys.stderr, flush=True)
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
+    def _gather(self, end: float) -> list[int]:
+        port = int(self.workers[0].rpartition(":")[2])
         try:
-            yield
-        finally:
-            arrived.set()
+            server = socket.create_server(("", port))
+        except OSError as error:
+            raise UserError(f"the address {self.workers[0]} of this worker cannot be used: {error.strerror}") from None
+        came: dict[int, socket.socket] = {}
+        missing, said = list(range(1, len(self.workers))), time.monotonic() + 3
+        with server:
+            server.settimeout(0.5)
+            while missing and time.monotonic() < end:
+                with contextlib.suppress(OSError):
+                    connection, _ = server.accept()
+                    connection.settimeout(1.0)
+                    word, _, index = connection.recv(64).decode("ascii", "replace").partition(" ")
+                    if word == _HELLO and index.strip().isdecimal() and 0 < int(index) < len(self.workers):
+                        came[int(index)] = connection
+                came = {index: connection for index, connection in came.items() if _is_open(connection)}
+                missing = [index for index in range(1, len(self.workers)) if index not in came]
+                if missing and time.monotonic() > said:
+                    said = time.monotonic() + 30
+                    print("waiting for " + ", ".join(map(self.name, missing)) + " ...", file=sys.stderr, flush=True)
+            for connection in came.values():
+                with contextlib.suppress(OSError), connection:
+                    connection.sendall(b"late\n" if missing else b"go\n")
+        return missing
 
-    def _answers(self, index: int) -> bool:
-        host, _, port = self.workers[index].rpartition(":")
-        with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=1.0):
-            return True
+    def _report(self, end: float) -> list[int]:
+        host, _, port = self.workers[0].rpartition(":")
+        said = time.monotonic() + 3
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=1.0) as connection:
+                connection.sendall(f"{_HELLO} {self.index}\n".encode())
+                connection.settimeout(max(end + 5 - time.monotonic(), 1.0))
+                if connection.recv(16) == b"go\n":
+                    return []
+            if time.monotonic() > said:
+                said = time.monotonic() + 30
+                print(f"waiting for {self.name(0)} ...", file=sys.stderr, flush=True)
+            time.sleep(0.2)
+        return [0]
+
+
+_HELLO = "keras_lm-worker"
+
+
+def _is_open(connection: socket.socket) -> bool:
+    """Whether the other side, which sends nothing more, is still there."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except OSError:
         return False

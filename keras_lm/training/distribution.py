@@ -49,13 +49,13 @@ class Distribution:
             self.strategy = tf.distribute.MirroredStrategy([device.name for device in devices])
         elif kind == "multiworker":
             self.cluster = Cluster.from_environment()
-            with self.cluster.patience(worker_timeout):
-                try:
-                    self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
-                except tf.errors.OpError as error:
-                    raise UserError(f"the workers could not be joined: {_first_line(error)}") from None
-                except RuntimeError as error:
-                    raise UserError(f"a process can be part of one cluster only, and before it uses TensorFlow: {error}") from None
+            self.cluster.meet(worker_timeout)
+            try:
+                self.strategy = tf.distribute.MultiWorkerMirroredStrategy()
+            except tf.errors.OpError as error:
+                raise UserError(f"the workers could not be joined: {_first_line(error)}") from None
+            except RuntimeError as error:
+                raise UserError(f"a process can be part of one cluster only, and before it uses TensorFlow: {error}") from None
         elif kind == "tpu":
             try:
                 resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect()

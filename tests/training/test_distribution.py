@@ -1,5 +1,6 @@
 """Against one device: the same run over two logical devices, and over two and three processes that meet on 127.0.0.1."""
 
+import concurrent.futures
 import json
 import os
 import signal
@@ -45,7 +46,7 @@ def start(*flags, code=TRAIN, environment=None):
 
 def train(*flags, **options):
     process = start(*FLAGS, *flags, **options)
-    output, errors = process.communicate(timeout=300)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return output
 
@@ -66,7 +67,7 @@ def start_workers(size, *flags):
 
 
 def finish(workers):
-    results = [(worker.communicate(timeout=300), worker.returncode) for worker in workers]
+    results = [(worker.communicate(timeout=240), worker.returncode) for worker in workers]
     return [(status, errors) for (_, errors), status in results]
 
 
@@ -158,14 +159,37 @@ def test_a_signal_to_one_worker_saves_and_ends_all():
     assert "saved; to go on:" in results[0][1]
 
 
-@pytest.mark.slow
-def test_a_worker_that_never_comes_is_named():
-    alone, missing = cluster(2)
-    worker = start(*FLAGS, "--strategy", "multiworker", "--worker-timeout", "6", "--out", "run", environment=alone)
-    ((status, errors),) = finish([worker])
-    address = json.loads(missing["TF_CONFIG"])["cluster"]["worker"][1]
-    assert status == 2
-    assert f"waited 6 s in vain for worker 1 ({address}): start it" in errors.splitlines()[-1]
+@pytest.mark.parametrize("present", [0, 1])
+def test_a_worker_that_never_comes_is_named(present):
+    environment = cluster(2)[present]
+    absent = Cluster.parse(environment["TF_CONFIG"]).workers[1 - present]
+    with pytest.raises(UserError, match=rf"waited 2 s in vain for worker {1 - present} \({absent}\): start it"):
+        Cluster.parse(environment["TF_CONFIG"]).meet(2.0)
+
+
+def test_workers_meet_whoever_comes_first_and_a_stranger_is_not_counted():
+    three = [Cluster.parse(environment["TF_CONFIG"]) for environment in cluster(3)]
+    host, _, port = three[0].workers[0].rpartition(":")
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        first = pool.submit(three[1].meet, 20.0)
+        time.sleep(0.3)
+        chief = pool.submit(three[0].meet, 20.0)
+        time.sleep(0.3)
+        with socket.create_connection((host, int(port))) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        time.sleep(0.6)
+        assert not chief.done() and not first.done()
+        last = pool.submit(three[2].meet, 20.0)
+        for each in (chief, first, last):
+            assert each.result(timeout=20) is None
+
+
+def test_an_address_that_is_taken_is_named():
+    environment = cluster(2)[0]
+    chief = Cluster.parse(environment["TF_CONFIG"])
+    taken = socket.create_server(("", int(chief.workers[0].rpartition(":")[2])))
+    with taken, pytest.raises(UserError, match="of this worker cannot be used: Address already in use"):
+        chief.meet(2.0)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ FLAGS = [
         "--batch-size",
         "4",
     ),
-    *("--steps", "400", "--evaluate-every", "25", "--checkpoint-every", "3", "--warmup-steps", "2", "--sample-tokens", "5"),
+    *("--steps", "1200", "--evaluate-every", "60", "--checkpoint-every", "3", "--warmup-steps", "2", "--sample-tokens", "5"),
     *("--dropout", "0.2", "--ema", "0.9", "--patience", "100", "--xla", "off", "--resume"),
 ]
 # Imports TensorFlow once and forks, before it has started a thread: a start then takes a second and not eight.
@@ -38,15 +38,25 @@ from keras_lm.training import loop, preparation
 
 kills, out, flags = int(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[2:]
 random.seed(kills)
+
+
+def last(out):
+    steps = [int(path.name[5:]) for path in out.glob("checkpoints/step-*")]
+    return max(steps, default=0)
+
+
 statuses = []
 while True:
     child = os.fork()
     if not child:
         os._exit(options.run(lambda: train.train(["--out", *flags]), "keras_lm-train"))
-    in_a_save, end = random.random() < 0.4, time.monotonic() + random.uniform(0.0, 6.0)
+    # Some are killed while they start, most after a few checkpoints, and many of those while something is being written.
+    early, in_a_save, begin = random.random() < 0.2, random.random() < 0.5, time.monotonic()
+    end, wanted, before = begin + random.uniform(0.0, 2.0), random.randint(0, 4), last(out)
     while len(statuses) < kills and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         saving = any(out.glob("checkpoints/.step-*")) or any(out.glob(".*-*"))
-        if time.monotonic() > end and (saving or not in_a_save):
+        due = time.monotonic() > end if early else last(out) - before > 3 * wanted
+        if due and (saving or early or not in_a_save):
             os.kill(child, signal.SIGKILL)
             break
     _, status = os.waitpid(child, 0)
@@ -85,7 +95,7 @@ def test_a_run_killed_thirty_times_ends_as_one_that_was_not(tmp_path):
         np.testing.assert_array_equal(one, other)
     timeless = lambda run: [{key: value for key, value in line.items() if key != "tokens_per_second"} for line in run.read_metrics()]
     assert timeless(killed) == timeless(whole)
-    assert [line["step"] for line in killed.read_metrics()] == list(range(25, 401, 25))
+    assert [line["step"] for line in killed.read_metrics()] == list(range(60, 1201, 60))
     assert (killed.folder / "samples.txt").read_text() == (whole.folder / "samples.txt").read_text()
     names = lambda run: sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*"))
     assert names(killed) == names(whole)  # nothing left of what the kills cut off
