@@ -13,16 +13,17 @@ import re
 from pathlib import Path
 
 from keras_lm.errors import UserError
-from keras_lm.training.run import Run, read_yaml, settings_from
+from keras_lm.training.run import read_yaml, settings_from
 
 
 def main() -> None:
     args = _arguments()
     recipe = read_yaml(args.config)
     sizes = [_size(text) for text in args.sizes]
+    from systems.runs import trained
+
     from keras_lm import plots, scaling
-    from keras_lm.training import estimate, loop
-    from keras_lm.training.preparation import prepare
+    from keras_lm.training import estimate
 
     points = []
     for layers, width in sizes:
@@ -31,9 +32,7 @@ def main() -> None:
         overrides |= {"steps": args.steps} if args.steps else {}
         settings = settings_from(recipe, str(args.config), **overrides)
         print(f"\n{layers} x {width}", flush=True)
-        begun = (Path(settings.folder) / "settings.yaml").exists()
-        run = Run(Path(settings.folder), settings) if begun else prepare(settings)
-        loop.train(run, resume=begun)
+        run = trained(settings)
         counts = estimate.parameters(run.load_model())
         tokens = settings.batch_size * settings.sequence_length
         curve = [(line["step"] * tokens, line["val_loss"]) for line in run.read_metrics()]

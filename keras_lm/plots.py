@@ -53,6 +53,43 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLik
     return figure
 
 
+def compared_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: str | os.PathLike | None = None) -> Any:
+    """Validation loss over the tokens read, one line a model: the mean of its runs, and a band from the least to the largest.
+
+    Args:
+        curves: For each name its runs, which were evaluated at the same steps, as `(tokens read, validation loss)`.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = compared_curves({"lstm": [[(100, 3.0), (200, 2.0)], [(100, 3.2), (200, 2.2)]]})
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [3.1, 2.1]
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, runs in curves.items():
+        tokens = [count for count, _ in runs[0]]
+        losses = np.array([[loss for _, loss in run] for run in runs])
+        (line,) = axes.plot(tokens, losses.mean(axis=0), marker=".", label=f"{name}: {losses.mean(axis=0).min():.3f}")
+        axes.fill_between(tokens, losses.min(axis=0), losses.max(axis=0), alpha=0.25, color=line.get_color())
+    axes.set_xlabel("tokens read")
+    axes.set_ylabel("validation loss (nats a token)")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    if path is not None:
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=150)
+    return figure
+
+
 def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, path: str | os.PathLike | None = None) -> Any:
     """The losses of a learning-rate range test, the suggested rate marked.
 

@@ -52,11 +52,9 @@ def evaluate(arguments: Sequence[str] | None) -> int:
 
     options.start_tensorflow()
     from keras_lm import pipeline
-    from keras_lm.evaluation import Evaluator
-    from keras_lm.training.step import use_xla
 
     settings = run.settings
-    model = run.load_model()
+    evaluator = run.load_evaluator()
     with tempfile.TemporaryDirectory() as scratch:
         if given.corpus:
             corpus = corpora.open_corpus(given.corpus, document=given.document, errors=given.errors, data_dir=given.data_dir)
@@ -67,13 +65,6 @@ def evaluate(arguments: Sequence[str] | None) -> int:
             parts = run.load_tokens()
             part = given.part or ("test" if len(parts["test"].ids) > 1 else "validation")
             tokens = parts[part]
-        evaluator = Evaluator(
-            model,
-            sequence_length=settings.sequence_length,
-            batch_size=settings.batch_size,
-            stateful=settings.stateful,
-            jit_compile=use_xla(settings),
-        )
         result = evaluator(tokens, progress=options.progress_bar(len(tokens.ids) - 1, "token"))
     print(json.dumps({"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}, ensure_ascii=False))
     return 0

@@ -146,6 +146,24 @@ class Run:
 
         return keras.saving.load_model(path, compile=False)
 
+    def load_evaluator(self) -> Any:
+        """A `keras_lm.evaluation.Evaluator` of `load_model()`, with the windows that the run evaluates with.
+
+        Raises:
+            UserError: as `load_model`.
+        """
+        from keras_lm.evaluation import Evaluator
+        from keras_lm.training.step import use_xla
+
+        settings = self.settings
+        return Evaluator(
+            self.load_model(),
+            sequence_length=settings.sequence_length,
+            batch_size=settings.batch_size,
+            stateful=settings.stateful,
+            jit_compile=use_xla(settings),
+        )
+
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`, and to its table `metrics.csv`."""
         self._write_metrics([*self.read_metrics(), line])
