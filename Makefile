@@ -23,7 +23,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 notebooks: $(INSTALLED)
-	$(BIN)/python -m pytest -n 0 --nbmake notebooks
+	KERAS_LM_FAST=1 $(BIN)/python -m pytest -n 0 -m notebooks
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e ".[bench]"

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_lm.errors import UserError
 from keras_lm.files import replacing
 from keras_lm.scaling import PowerLaw, SizedRun
+
+
+def use_chinese_font() -> bool:
+    """Has matplotlib write Chinese characters too: with a font of the machine's, or of the package `mplfonts` (the extra `fonts`).
+
+    Returns:
+        Whether there is one. Without, a figure should carry ids or English: each character would be an empty box.
+
+    Example:
+
+    >>> use_chinese_font() in (True, False)
+    True
+    """
+    import matplotlib.pyplot as plt
+    from matplotlib import font_manager
+    from matplotlib.ft2font import FT2Font
+
+    package = importlib.util.find_spec("mplfonts")
+    for path in pathlib.Path(package.origin).parent.glob("fonts/NotoSansCJK*") if package and package.origin else ():
+        font_manager.fontManager.addfont(path)
+    for font in sorted(font_manager.fontManager.ttflist, key=lambda font: "Noto Sans CJK" not in font.name):
+        with contextlib.suppress(OSError, RuntimeError):
+            if "Last Resort" not in font.name and ord("国") in FT2Font(font.fname).get_charmap():
+                plt.rcParams["font.family"] = [font.name, "DejaVu Sans"]
+                plt.rcParams["axes.unicode_minus"] = False  # not every such font has a minus of its own
+                return True
+    return False
 
 
 def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLike | None = None) -> Any:

@@ -62,6 +62,7 @@ def test_imports_run_one_way(repository):
         "pipeline",
         "input_service",
         "preparation",
+        "cells",
         "layers",
         "models",
         "recurrent",
