@@ -1,6 +1,6 @@
 """How good the models are: trains each recipe with several seeds, and prints the held-out loss, its mean and its spread.
 
-    python benchmarks/quality.py recipes/shakespeare-*.yaml
+    python benchmarks/quality.py recipes/shakespeare-{simple-rnn,lstm,gru,transformer}.yaml
     python benchmarks/quality.py recipes/shakespeare-lstm.yaml --corpus tinyshakespeare.txt --seeds 0 1 2 3 4
 
 Interrupted, it goes on where it was. Each seed is a run of its own under --out.

@@ -3,12 +3,14 @@
     python notebooks/execute.py                              # all of them
     python notebooks/execute.py notebooks/03_recurrent.ipynb
 
-A fingerprint of the code goes into the file: tests/test_notebooks.py refuses outputs that are of other code.
+A fingerprint of the code goes into the file: tests/test_notebooks.py refuses outputs that are of other code. The picture of a cell that is
+tagged `picture-NAME` is also written to docs/pictures/NAME.png, for the README.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import hashlib
 import os
 import re
@@ -19,6 +21,7 @@ import nbclient
 import nbformat
 
 FOLDER = Path(__file__).resolve().parent
+PICTURES = FOLDER.parent / "docs" / "pictures"
 SECONDS = 900
 """After which a cell is given up."""
 
@@ -33,6 +36,8 @@ def main() -> None:
         temporary = path.with_name(f".{path.name}.part")
         nbformat.write(notebook, temporary)
         os.replace(temporary, path)
+        for name, picture in pictures(notebook).items():
+            (PICTURES / f"{name}.png").write_bytes(picture)
         print(f"{time.perf_counter() - begin:.0f} s")
 
 
@@ -62,6 +67,17 @@ def fingerprint(notebook: nbformat.NotebookNode) -> str:
     """Of the code in its cells, in their order."""
     code = "\n\0".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
     return hashlib.sha256(code.encode()).hexdigest()[:16]
+
+
+def pictures(notebook: nbformat.NotebookNode) -> dict[str, bytes]:
+    """The PNG of each cell that is tagged `picture-NAME`, by its name."""
+    found = {}
+    for cell in notebook.cells:
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("picture-"):
+                (image,) = [output.data["image/png"] for output in cell.outputs if "image/png" in output.get("data", {})]
+                found[tag.removeprefix("picture-")] = base64.b64decode(image)
+    return found
 
 
 def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:

@@ -46,22 +46,31 @@ def test_layer(build):
     run_layer_test(build)
 
 
-def test_attention_agrees_with_keras():
-    """Against `keras.layers.MultiHeadAttention` with its causal mask, the same weights in both."""
+BLOCKS = pytest.mark.parametrize("time", [7, 70, 259], ids=["whole", "two-blocks", "four-uneven-blocks"])
+
+
+@BLOCKS
+def test_attention_agrees_with_keras(time):
+    """Against `keras.layers.MultiHeadAttention` with its causal mask, the same weights in both; the gradient too."""
     ours = layers.CausalSelfAttention(num_heads=4, rotary=False)
-    x = np.random.normal(size=(2, 7, 16)).astype(np.float32)
+    x = tf.random.normal([2, time, 16], seed=0)
     ours(x)
     theirs = keras.layers.MultiHeadAttention(num_heads=4, key_dim=4, use_bias=False)
     theirs(x, x, use_causal_mask=True)
     kernel, output = ours.get_weights()
     kernel = kernel.reshape(16, 3, 4, 4)
     theirs.set_weights([kernel[:, 0], kernel[:, 1], kernel[:, 2], output.reshape(4, 4, 16)])
-    np.testing.assert_allclose(ours(x), theirs(x, x, use_causal_mask=True), atol=1e-6)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        outputs = ours(x), theirs(x, x, use_causal_mask=True)
+    np.testing.assert_allclose(*outputs, atol=1e-6)
+    np.testing.assert_allclose(*[tape.gradient(output, x) for output in outputs], atol=1e-5)
 
 
-def test_grouped_attention_agrees_with_keras():
+@BLOCKS
+def test_grouped_attention_agrees_with_keras(time):
     ours = layers.CausalSelfAttention(num_heads=4, num_kv_heads=2, rotary=False)
-    x = np.random.normal(size=(2, 7, 16)).astype(np.float32)
+    x = np.random.normal(size=(2, time, 16)).astype(np.float32)
     ours(x)
     theirs = keras.layers.GroupQueryAttention(head_dim=4, num_query_heads=4, num_key_value_heads=2, use_bias=False)
     theirs(x, x, use_causal_mask=True)

@@ -101,6 +101,11 @@ def test_outputs_name_no_machine(notebook):
             assert not re.search(r"/(home|root|work|Users|opt)/|site-packages", text_of(output)), text_of(output)[:500]
 
 
+def test_pictures_of_the_documents_are_those_of_the_notebook(notebook):
+    for name, picture in execute.pictures(notebook).items():
+        assert (execute.PICTURES / f"{name}.png").read_bytes() == picture
+
+
 def test_links_lead_somewhere(path, notebook):
     for cell in notebook.cells:
         if cell.cell_type == "markdown":

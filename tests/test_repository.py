@@ -2,6 +2,7 @@
 
 import configparser
 import importlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -22,6 +23,16 @@ def test_importing_the_package_and_the_commands_imports_no_tensorflow():
         "print([name for name in ('tensorflow', 'keras', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_names_in_the_table_of_the_articles_exist(repository):
+    names = re.findall(r"`(keras_lm(?:\.\w+)+)`", (repository / "docs" / "articles.md").read_text(encoding="utf-8"))
+    assert len(names) > 20
+    for name in set(names):
+        module, _, attribute = name.rpartition(".")
+        if importlib.util.find_spec(module) and hasattr(importlib.import_module(module), attribute):
+            continue
+        assert importlib.util.find_spec(name), name
 
 
 def test_requirements_are_those_of_setup_cfg(repository):
