@@ -56,7 +56,8 @@ def executed(path: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # when, which is of no use to a reader
         if cell.cell_type == "code":
-            cell.outputs = [_tidied(output) for output in _joined(cell.outputs)]
+            shown = [output for output in cell.outputs if output.get("name") != "stderr"]  # logs of this machine, nothing for a reader
+            cell.outputs = [_tidied(output) for output in _joined(shown)]
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python", "file_extension": ".py", "mimetype": "text/x-python"}
     notebook.metadata["keras_lm"] = {"code": fingerprint(notebook)}
