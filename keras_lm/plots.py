@@ -77,10 +77,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLik
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    if path is not None:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    return figure
+    return _written(figure, path)
 
 
 def compared_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: str | os.PathLike | None = None) -> Any:
@@ -114,10 +111,7 @@ def compared_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
-    if path is not None:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    return figure
+    return _written(figure, path)
 
 
 def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, path: str | os.PathLike | None = None) -> Any:
@@ -143,10 +137,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: floa
     axes.set_ylabel("training loss, smoothed (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    if path is not None:
-        with replacing(path) as temporary:
-            figure.savefig(temporary, dpi=150)
-    return figure
+    return _written(figure, path)
 
 
 def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLaw, path: str | os.PathLike | None = None) -> Any:
@@ -182,6 +173,10 @@ def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLa
         axes.yaxis.set_minor_formatter("{x:.1f}")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
+    return _written(figure, path)
+
+
+def _written(figure: Any, path: str | os.PathLike | None) -> Any:
     if path is not None:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)
