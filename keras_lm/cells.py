@@ -39,7 +39,7 @@ class GRUStep(NamedTuple):
 
     Args:
         h: The new state.
-        update_gate: From 0, replaced, to 1, kept (in Keras' form; Cho et al. have it the other way round).
+        update_gate: From 0, replaced, to 1, kept (as in Keras and Cho et al.; Chung et al. 2014 have it the other way round).
         reset_gate: How much of the old state the candidate sees.
         candidate: What might be written, from -1 to 1.
     """
@@ -117,8 +117,8 @@ def gru_step(x: np.ndarray, h: np.ndarray, kernel: np.ndarray, recurrent_kernel:
     array([0.5])
 
     References:
-        Cho et al. 2014, «Learning Phrase Representations using RNN Encoder-Decoder» (arXiv:1406.1078), equations 5 to 8, with z and 1 - z
-        in each other's place and the reset after the product, as cuDNN and Keras have it.
+        Cho et al. 2014, «Learning Phrase Representations using RNN Encoder-Decoder» (arXiv:1406.1078), equations 5 to 8, with the
+        reset after the product, as cuDNN and Keras have it; Chung et al. 2014 (arXiv:1412.3555) have z and 1 - z in each other's place.
     """
     from_input, from_state = x @ kernel + bias[0], h @ recurrent_kernel + bias[1]
     (zx, rx, gx), (zh, rh, gh) = np.split(from_input, 3, axis=-1), np.split(from_state, 3, axis=-1)
