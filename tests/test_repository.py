@@ -81,7 +81,7 @@ def test_imports_run_one_way(repository):
         "scaling",
         "plots",
     )
-    stations += ("generation", "training", "export", "cli")
+    stations += ("generation", "classical", "training", "export", "cli")
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
         if station == "__init__":

@@ -81,13 +81,17 @@ class Sampler:
     ):
         if cache_step is not None and cache_step < 1:
             raise ValueError(f"cache_step must be at least 1, got {cache_step}")
-        self.decoder = Decoder(model)
+        self.decoder = self._decoder(model)
         self.end_id = end_id
         self.jit_compile = jit_compile
         self.cache_step = cache_step
         self._bias = bias_against(never, self.decoder.vocabulary_size).numpy()
         self._pieces = None if pieces is None else automata.PieceTable(pieces)
         self._compiled: dict[tuple, _Compiled] = {}
+
+    def _decoder(self, model: keras.Model) -> Decoder:
+        """What reads the prompts; of another kind where a subclass samples from something else."""
+        return Decoder(model)
 
     @property
     def num_compilations(self) -> int:

@@ -63,7 +63,7 @@ class TextGenerator:
     """Generates text with a model and its tokenizer.
 
     Args:
-        model: A causal model from ids to logits.
+        model: A causal model from ids to logits; or a `keras_lm.classical.ngram.NGramModel`, which can be sampled, not searched.
         tokenizer: The one it was trained with.
         clean: The cleaners its training text went through.
         documents: Whether its training text was split into documents, each with a start token: prompts then begin with one. A model
@@ -101,9 +101,11 @@ class TextGenerator:
         self._pieces = tokenizer.pieces()
         never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
         self._ids_of = {"end_id": tokenizer.end_id, "never": never, "jit_compile": jit_compile}
-        self.sampler = Sampler(model, pieces=self._pieces, **self._ids_of)
+        make = getattr(model, "make_sampler", functools.partial(Sampler, model))  # an n-gram model has a sampler of its own
+        self.sampler: Sampler = make(pieces=self._pieces, **self._ids_of)
         self.speculative: SpeculativeSampler | None = None
         if draft is not None:
+            self._searched()
             if isinstance(draft, str) and draft != LOOKUP:
                 raise UserError(f"draft must be a model or {LOOKUP!r}, got {draft!r}")
             self.speculative = SpeculativeSampler(model, draft=None if draft == LOOKUP else draft, **self._ids_of)
@@ -198,11 +200,17 @@ class TextGenerator:
 
     @functools.cached_property
     def _beam_search(self) -> BeamSearch:
-        return BeamSearch(self.model, pieces=self._pieces, **self._ids_of)
+        return BeamSearch(self._searched(), pieces=self._pieces, **self._ids_of)
 
     @functools.cached_property
     def _contrastive_search(self) -> ContrastiveSearch:
-        return ContrastiveSearch(self.model, pieces=self._pieces, **self._ids_of)
+        return ContrastiveSearch(self._searched(), pieces=self._pieces, **self._ids_of)
+
+    def _searched(self) -> keras.Model:
+        if not isinstance(self.model, keras.Model):
+            what = "beam search, contrastive search and speculative decoding"
+            raise UserError(f"{what} need a Keras model: {type(self.model).__name__} can only be sampled")
+        return self.model
 
     def stream(
         self,

@@ -1,0 +1,1 @@
+"""What came before neural language models: counts of words, and n-grams."""
