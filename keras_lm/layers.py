@@ -449,6 +449,9 @@ class PositionEmbedding(keras.layers.Layer):
     Returns:
         `(batch, time, width)`.
 
+    Raises:
+        ValueError: a text longer than `context_length`, where its length is known.
+
     Example:
 
     >>> PositionEmbedding(context_length=16)(tf.zeros([1, 5, 8])).shape
@@ -464,6 +467,10 @@ class PositionEmbedding(keras.layers.Layer):
         self.embeddings = self.add_weight(shape=(self.context_length, input_shape[-1]), initializer=draw, name="embeddings")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        if inputs.shape[1] is not None and inputs.shape[1] > self.context_length:
+            raise ValueError(
+                f"a text of {inputs.shape[1]} tokens is longer than the context of {self.context_length} the model was made for"
+            )
         return inputs + tf.cast(self.embeddings, inputs.dtype)[: ops.shape(inputs)[1]]
 
     def init_cache(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> Cache:

@@ -146,3 +146,10 @@ def test_an_embedding_reversed_is_that_of_keras(options):
         logits = tf.function(lambda x: layers.apply_reversed(layer, x), jit_compile=jit_compile)(x)
         assert logits.dtype == expected.dtype
         np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_a_text_longer_than_learned_positions_is_refused():
+    layer = layers.PositionEmbedding(context_length=8)
+    assert layer(tf.zeros([1, 8, 4])).shape == (1, 8, 4)
+    with pytest.raises(ValueError, match="a text of 9 tokens is longer than the context of 8 the model was made for"):
+        layer(tf.zeros([1, 9, 4]))
