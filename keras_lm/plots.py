@@ -153,6 +153,7 @@ def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLa
         The `matplotlib.figure.Figure`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -169,6 +170,9 @@ def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLa
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(EngFormatter())
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.yaxis.set_major_formatter("{x:.1f}")
         axes.yaxis.set_minor_formatter("{x:.1f}")
         axes.grid(alpha=0.3, which="both")
