@@ -80,7 +80,7 @@ def kneser_ney(counts: NGramCounts, discounts: Sequence[float] | None = None) ->
         discounts: One for each order, from 0 to 1; default n₁ / (n₁ + 2 n₂), where n_c is the number of n-grams that were seen c times.
     """
     if discounts is not None:
-        _check(discounts, counts.index.order, most=1.0)
+        _check(discounts, counts.index.order)
         return _interpolated(counts, [(value,) * 3 for value in discounts])
     return _interpolated(counts, [_single_discount(seen) for seen in _adjusted(counts)])
 
@@ -158,9 +158,9 @@ def _three_discounts(seen: np.ndarray) -> tuple[float, float, float]:
     return estimated if all(0 <= value <= times for times, value in enumerate(estimated, start=1)) else FALLBACK
 
 
-def _check(discounts: Sequence[float], order: int, most: float) -> None:
-    if len(discounts) != order or not all(0 <= value <= most for value in discounts):
-        raise UserError(f"discounts must be {order} numbers from 0 to {most:g}, one for each order, got {list(discounts)}")
+def _check(discounts: Sequence[float], order: int) -> None:
+    if len(discounts) != order or not all(0 <= value <= 1 for value in discounts):
+        raise UserError(f"discounts must be {order} numbers from 0 to 1, one for each order, got {list(discounts)}")
 
 
 def _ratio(above: np.ndarray | float, below: np.ndarray) -> np.ndarray:
