@@ -48,6 +48,7 @@ def _splits(corpus: str, unit: str) -> tuple[dict, list[str]]:
     """The splits as ids, and a name for each id. The vocabulary is that of the part to count."""
     from keras_lm import corpora, pipeline
     from keras_lm.classical import arpa
+    from keras_lm.token_names import token_names
     from keras_lm.tokenizers import END_ID, START_ID, UNKNOWN_ID, CharacterTokenizer
 
     texts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
@@ -55,7 +56,7 @@ def _splits(corpus: str, unit: str) -> tuple[dict, list[str]]:
         texts[split].append(text)
     if unit == "char":
         tokenizer = CharacterTokenizer.fit(texts["train"])
-        cut, words, names = list, tokenizer.vocabulary, arpa.token_names(tokenizer)
+        cut, words, names = list, tokenizer.vocabulary, token_names(tokenizer)
     else:
         cut, words = str.split, sorted({word for text in texts["train"] for word in text.split()})
         names = [arpa.PAD, arpa.UNKNOWN, arpa.START, arpa.END, *words]

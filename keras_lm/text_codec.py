@@ -44,7 +44,7 @@ class TextCodec:
     """
 
     def __init__(self, description: dict[str, Any]):
-        kinds = {"char": _Characters, "byte": _Bytes, "wordpiece": _WordPiece, "sentencepiece": _SentencePiece}
+        kinds = {"char": _Characters, "byte": _Bytes, "wordpiece": _WordPiece, "sentencepiece": _SentencePiece, "word": _SentencePiece}
         if description["kind"] not in kinds:
             raise UserError(f"this release of keras_lm knows no tokenizer {description['kind']!r}: it is of a later one")
         self._tokenizer = kinds[description["kind"]](description)

@@ -90,14 +90,14 @@ def test_encoding_one_text_adds_nothing(tmp_path):
 
 
 @pytest.mark.parametrize("documents", [True, False])
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_encoding_gives_each_split_its_texts_in_order(tmp_path, kind, documents):
     """Against tokenizing each text by itself; texts of all lengths, and more of them than are tokenized at a time."""
     random = np.random.default_rng(0)
     words = ["", "a", "plus", "一", "二三", "😀", "thirty-one", "\n", "é "]
     texts = [" ".join(random.choice(words, size)) for size in [*random.integers(0, 12, 1500), 3000]]
     pairs = [(str(random.choice(pipeline.SPLITS, p=[0.8, 0.1, 0.1])), text) for text in texts]
-    tokenizer = tokenizers.get(kind).fit(texts[:500], {"wordpiece": 100, "sentencepiece": 300}.get(kind))
+    tokenizer = tokenizers.get(kind).fit(texts[:500], {"wordpiece": 100, "sentencepiece": 300, "word": 400}.get(kind))
     tokens = pipeline.encode(iter(pairs), tokenizer, tmp_path / "tokens", documents=documents)
     for name in pipeline.SPLITS:
         own = [text for split, text in pairs if split == name]

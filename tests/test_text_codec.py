@@ -10,7 +10,7 @@ from keras_lm import cleaning
 from keras_lm.errors import UserError
 from keras_lm.export.tflite import describe_text
 from keras_lm.text_codec import TextCodec
-from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer, WordTokenizer
 
 TEXTS = [
     "The quick brown fox doesn't jump over 2 lazy dogs in 1998 -- it walks.\n",
@@ -35,10 +35,10 @@ def fitted(kind):
         return ByteTokenizer()
     if kind == "char":
         return CharacterTokenizer.fit(texts)
-    return {"wordpiece": WordPieceTokenizer, "sentencepiece": SentencePieceTokenizer}[kind].fit(texts, 400)
+    return {"wordpiece": WordPieceTokenizer, "sentencepiece": SentencePieceTokenizer, "word": WordTokenizer}[kind].fit(texts, 400)
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_ids_and_pieces_are_those_of_the_tokenizer(kind):
     tokenizer = fitted(kind)
     codec = TextCodec(describe_text(tokenizer, []))

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_lm import corpora, tokenizers
 from keras_lm.errors import UserError
-from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer
+from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer, SentencePieceTokenizer, WordPieceTokenizer, WordTokenizer
 
 hypothesis.settings.register_profile(
     "tests", derandomize="CI" in os.environ, deadline=None, max_examples=150, suppress_health_check=[hypothesis.HealthCheck.too_slow]
@@ -22,7 +22,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 def fitted():
     """All four, fitted to the same mixture of English and Chinese."""
     documents = list(corpora.open_corpus("pydoc").documents())[:500] + list(corpora.open_corpus("peoples-daily").documents())[:300]
-    sizes = {"wordpiece": 4000, "sentencepiece": 4000}
+    sizes = {"wordpiece": 4000, "sentencepiece": 4000, "word": 6000}
     return {kind: tokenizer.fit(documents, sizes.get(kind)) for kind, tokenizer in tokenizers.TOKENIZERS.items()}
 
 
@@ -66,7 +66,7 @@ def test_sentencepiece_has_no_unknowns(fitted, text):
     assert round_trip(fitted["sentencepiece"], text).decode() == text
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_real_text_comes_back(fitted, kind):
     texts = list(corpora.open_corpus("pydoc").documents())[:500]
     ids = fitted[kind].tokenize(tf.constant(texts))
@@ -76,7 +76,7 @@ def test_real_text_comes_back(fitted, kind):
     assert int(tf.reduce_min(ids)) >= tokenizers.NUM_SPECIAL
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_save_and_load(fitted, kind, tmp_path):
     fitted[kind].save(tmp_path)
     loaded = tokenizers.load(tmp_path)
@@ -86,7 +86,7 @@ def test_save_and_load(fitted, kind, tmp_path):
     assert loaded.tokenize(texts).to_list() == fitted[kind].tokenize(texts).to_list()
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_special_ids_are_not_text(fitted, kind):
     tokenizer = fitted[kind]
     text = tokenizer.tokenize(tf.constant(["the"]))[0].numpy().tolist()
@@ -126,7 +126,7 @@ def test_pieces_of_sentencepiece_are_single_bytes_where_detokenize_replaces_them
     assert b"".join(tokenizer.pieces()[token] for token in ids[:2]).decode(errors="replace") == "\ufffd"
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 @hypothesis.given(texts=st.lists(ANY_TEXT.filter(lambda text: "▁" not in text and "\0" not in text), max_size=4))
 @hypothesis.settings(max_examples=50)
 def test_pieces_of_tokenized_texts(fitted, kind, texts):
@@ -135,16 +135,16 @@ def test_pieces_of_tokenized_texts(fitted, kind, texts):
     assert b"".join(pieces[token] for token in ids) == tokenizer.detokenize(tf.constant([ids], tf.int32)).numpy()[0]
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_special_pieces(fitted, kind):
     tokenizer = fitted[kind]
     pieces = tokenizer.pieces()
     assert pieces[tokenizer.pad_id] == pieces[tokenizer.start_id] == pieces[tokenizer.end_id] == b""
-    if kind != "sentencepiece":
+    if kind not in ("sentencepiece", "word"):
         assert pieces[tokenizer.unknown_id].decode() == tokenizers.REPLACEMENT
 
 
-@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece"])
+@pytest.mark.parametrize("kind", ["char", "byte", "wordpiece", "sentencepiece", "word"])
 def test_no_texts_and_empty_texts(fitted, kind):
     tokenizer = fitted[kind]
     assert tokenizer.tokenize(tf.constant([], tf.string)).shape[0] == 0
@@ -203,3 +203,33 @@ def test_unknown_kind_and_missing_folder(tmp_path):
         tokenizers.get("wordpeice")
     with pytest.raises(UserError, match=r"holds no tokenizer\.json"):
         tokenizers.load(tmp_path)
+
+
+def test_words_are_those_of_the_segmenter(fitted):
+    pieces = fitted["word"].pieces()
+    ids = fitted["word"].tokenize(tf.constant(["中国人民银行发展经济 and the statement"]))[0].numpy()
+    found = [pieces[token].decode() for token in ids]
+    assert "".join(found) == "中国人民银行发展经济 and the statement"
+    assert {"中国", "发展", "经济", " the", " statement"} <= set(found)
+
+
+def test_words_can_be_learnt_from_any_segmenter():
+    tokenizer = WordTokenizer.fit(["我喜欢编程"], 270, segmenter=lambda text: ["我", "喜欢", "编程"])
+    pieces = tokenizer.pieces()
+    assert pieces.index("喜欢".encode()) < 270
+    assert [pieces[token].decode() for token in tokenizer.tokenize(tf.constant(["喜欢我"]))[0].numpy()] == ["喜欢", "我"]
+    assert round_trip(tokenizer, "他 \n写程序😀").decode() == "他 \n写程序😀"  # characters that were never seen: bytes
+
+
+def test_a_frequent_word_is_preferred_to_a_rare_one():
+    counts = {"研究": 50, "研究生": 1, "生命": 50, "命": 1}
+    words = [word for word, count in counts.items() for _ in range(count)]
+    tokenizer = WordTokenizer.fit(["".join(words)], segmenter=lambda text: words)
+    pieces = tokenizer.pieces()
+    assert [pieces[token].decode() for token in tokenizer.tokenize(tf.constant(["研究生命"]))[0].numpy()] == ["研究", "生命"]
+
+
+def test_words_need_room(fitted):
+    with pytest.raises(UserError, match="vocabulary_size must be over 261 for words"):
+        WordTokenizer.fit(["a b"], 261)
+    assert fitted["word"].vocabulary_size <= 6000

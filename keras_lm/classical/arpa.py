@@ -1,7 +1,7 @@
 """N-gram models as ARPA files, the text form that KenLM, SRILM and others read and write.
 
 A line holds log10 P, the words, and log10 of the weight for backing off. What separates words in such a file is white space, so the tokens
-of a tokenizer need names without any: `token_names` makes them.
+of a tokenizer need names without any: `keras_lm.token_names` makes them.
 
 References:
     Stolcke 2002, «SRILM»; its manual page ngram-format(5).
@@ -21,44 +21,10 @@ from keras_lm.classical.counting import NGramIndex
 from keras_lm.classical.ngram import NGramModel
 from keras_lm.errors import UserError
 from keras_lm.files import replacing
-from keras_lm.tokenizers import Tokenizer
+from keras_lm.token_names import END, PAD, START, UNKNOWN
 
-PAD, UNKNOWN, START, END = "<pad>", "<unk>", "<s>", "</s>"
 NEVER = -99.0
 """What stands for the logarithm of 0."""
-
-
-def token_names(tokenizer: Tokenizer) -> list[str]:
-    """A name for each id, without white space and no name twice: the token's text, what could not stand in a file escaped as in Python.
-
-    Example:
-
-    >>> from keras_lm.tokenizers import CharacterTokenizer
-    >>> token_names(CharacterTokenizer(["中", " ", "\\\\"]))
-    ['<pad>', '<unk>', '<s>', '</s>', '中', '\\\\x20', '\\\\\\\\']
-    """
-    names = [_name(piece) for piece in tokenizer.pieces()]
-    for number, name in ((tokenizer.pad_id, PAD), (tokenizer.unknown_id, UNKNOWN), (tokenizer.start_id, START), (tokenizer.end_id, END)):
-        names[number] = name
-    taken = set()
-    for number, name in enumerate(names):
-        if name in taken or not name:  # sub-words: two pieces may write the same
-            names[number] = f"{name}\\#{number}"
-        taken.add(names[number])
-    return names
-
-
-def _name(piece: bytes) -> str:
-    text = piece.decode("utf-8", errors="surrogateescape")
-    escape = lambda character: "\\\\" if character == "\\" else "".join(f"\\x{value:02x}" for value in _bytes(character))
-    escaped = "".join(
-        escape(character) if character == "\\" or not character.isprintable() or character.isspace() else character for character in text
-    )
-    return f"\\x3c{escaped[1:]}" if escaped in (PAD, UNKNOWN, START, END) else escaped
-
-
-def _bytes(character: str) -> bytes:
-    return character.encode("utf-8", errors="surrogateescape")
 
 
 def write_arpa(model: NGramModel, path: str | os.PathLike, names: Sequence[str]) -> None:

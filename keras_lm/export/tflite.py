@@ -154,7 +154,7 @@ def describe_text(tokenizer: Tokenizer, clean: Sequence[str]) -> dict[str, Any]:
     {'kind': 'char', 'vocabulary': ['a'], 'clean': ['lower'], 'classes': {}}
     """
     result: dict[str, Any] = {"kind": tokenizer.kind}
-    if tokenizer.kind == "sentencepiece":
+    if tokenizer.kind in ("sentencepiece", "word"):
         result["model"] = base64.b64encode(tokenizer._model).decode()
     elif hasattr(tokenizer, "vocabulary"):
         result["vocabulary"] = list(tokenizer.vocabulary)

@@ -13,7 +13,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "document": DOCUMENT_UNITS,
     "errors": ("strict", "replace"),
     "split": ("hash", "contiguous", "given"),
-    "tokenizer": ("char", "byte", "wordpiece", "sentencepiece"),
+    "tokenizer": ("char", "byte", "wordpiece", "sentencepiece", "word"),
 }
 """The words that a field takes. The tables of the library hold the same names as these and `CLEANERS`, and a test compares them."""
 
@@ -35,9 +35,9 @@ class PreparationSettings:
         data_dir: Folder of prepared TensorFlow datasets; default their own.
         clean: Cleaners to apply, in this order: control, lower, nfkc, whitespace.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
-        tokenizer: What a token is: char (the default), byte, wordpiece or sentencepiece.
+        tokenizer: What a token is: char (the default), byte, wordpiece, sentencepiece or word.
         tokenizer_from: Take the tokenizer of this run, tokenized corpus or folder instead of learning one.
-        vocabulary_size: Most tokens in the vocabulary; default all characters, or 8000 sub-words.
+        vocabulary_size: Most tokens in the vocabulary; default all characters, 8000 sub-words or 20000 words.
         vocabulary_sample: Megabytes of training text that sub-words are learnt from, taken evenly from all of the corpus; characters are
             counted in all of it.
         workers: Processes that tokenize; default one a core.

@@ -47,8 +47,8 @@ class TrainingSettings:
         clean: Cleaners to apply, in this order: control, lower, nfkc, whitespace.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
         tokens: A corpus that keras_lm-prepare has tokenized, in place of all of the above and of the tokenizer.
-        tokenizer: What a token is: char, byte, wordpiece or sentencepiece.
-        vocabulary_size: Most tokens in the vocabulary; default all characters, or 8000 sub-words.
+        tokenizer: What a token is: char, byte, wordpiece, sentencepiece or word.
+        vocabulary_size: Most tokens in the vocabulary; default all characters, 8000 sub-words or 20000 words.
         model: simple_rnn, lstm, gru or transformer.
         sequence_length: Tokens a window; for the transformer also its longest context.
         embedding_dim: Width of a token's vector; for the transformer of the whole model.

@@ -6,6 +6,7 @@ import pytest
 from keras_lm.classical import arpa
 from keras_lm.classical.ngram import NGramModel
 from keras_lm.errors import UserError
+from keras_lm.token_names import token_names
 from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer
 from tests.classical.test_ngram import SIZE, documents, joined
 
@@ -35,7 +36,7 @@ ngram 2=3
 def test_a_round_trip_keeps_every_probability(tmp_path, order, smoothing):
     ids = joined(documents())
     model = NGramModel.fit(ids, order, vocabulary_size=SIZE, smoothing=smoothing)
-    names = arpa.token_names(CharacterTokenizer("abcdefghij"))
+    names = token_names(CharacterTokenizer("abcdefghij"))
     arpa.write_arpa(model, tmp_path / "model.arpa", names)
     again, same = arpa.read_arpa(tmp_path / "model.arpa", names)
     assert same == names
@@ -61,7 +62,7 @@ def test_words_the_file_has_not_are_unknown(tmp_path):
 
 def test_names_have_no_white_space_and_differ():
     for tokenizer in (ByteTokenizer(), CharacterTokenizer(["a", " ", "\n", "\\", "\u3000", "中"])):
-        names = arpa.token_names(tokenizer)
+        names = token_names(tokenizer)
         assert len(set(names)) == tokenizer.vocabulary_size
         assert all(name and len(name.split()) == 1 for name in names)
 
@@ -118,7 +119,7 @@ def test_modified_kneser_ney_is_that_of_kenlm():
     tokenizer = CharacterTokenizer.fit(verses)
     ids = joined([[2, *tokenizer.tokenize([verse]).flat_values.numpy(), 3] for verse in verses])
     ours = NGramModel.fit(ids, 4, vocabulary_size=tokenizer.vocabulary_size)
-    reference, _ = arpa.read_arpa(FOLDER / "order4.arpa", arpa.token_names(tokenizer))
+    reference, _ = arpa.read_arpa(FOLDER / "order4.arpa", token_names(tokenizer))
     assert [ours.index.size(order) for order in (2, 3, 4)] == [reference.index.size(order) for order in (2, 3, 4)]
     shuffled = np.random.default_rng(0).permutation(ids[ids > 3])
     for text in (ids, np.array([2, *shuffled, 1, 3])):  # in the second nearly every n-gram is a new one

@@ -145,7 +145,7 @@ def test_score_is_the_log_likelihood_of_the_full_pass(small_run, exported, serve
 )
 def test_every_model_with_every_tokenizer(name, kind, tmp_path):
     """Loads and runs in a session, and gives what the library gives."""
-    sizes = {"wordpiece": 120, "sentencepiece": 330}
+    sizes = {"wordpiece": 120, "sentencepiece": 330, "word": 330}
     tokenizer = TOKENIZERS[kind].fit(TEXTS * 20, sizes.get(kind))
     model = models.get(name.partition("-")[0])(tokenizer.vocabulary_size, **{**SMALL[name], **_longer_context(name)})
     version = export_model(model, tokenizer, tmp_path / "model", clean=["whitespace"])
@@ -158,7 +158,7 @@ def test_every_model_with_every_tokenizer(name, kind, tmp_path):
     assert served("next_token", {"prompts": TEXTS})["ids"].shape == (4, 10)
     assert served("step", {"ids": [[5, 6]]})["logits"].shape == (1, tokenizer.vocabulary_size)
     metadata = json.loads((version / layout.METADATA).read_text())
-    assert metadata["needs_tensorflow_text"] == (kind in ("wordpiece", "sentencepiece"))
+    assert metadata["needs_tensorflow_text"] == (kind in ("wordpiece", "sentencepiece", "word"))
 
 
 def _longer_context(name):

@@ -12,7 +12,7 @@ from keras_lm.errors import UserError
 from keras_lm.generation import automata
 from keras_lm.generation.automata import FREE, START, Choice, Constraint, PieceTable, Regex, StopStrings, advance, allowed, watch
 
-KINDS = ["char", "byte", "wordpiece", "sentencepiece"]
+KINDS = ["char", "byte", "wordpiece", "sentencepiece", "word"]
 PATTERNS = {
     r"[0-9]+": ["0", "1949", "20250101"],
     r"[一-龥]{2,5}": ["中国", "中国人民"],
@@ -36,7 +36,7 @@ def fitted():
     """All four, fitted to a little English and Chinese, and to the characters of the patterns."""
     documents = list(corpora.open_corpus("pydoc").documents())[:60] + list(corpora.open_corpus("peoples-daily").documents())[:60]
     documents.append("".join(f"{character} " for text in [*PATTERNS, *MATCHING] for character in text))
-    sizes = {"wordpiece": 3000, "sentencepiece": 3000}
+    sizes = {"wordpiece": 3000, "sentencepiece": 3000, "word": 3000}
     return {kind: tokenizers.TOKENIZERS[kind].fit(documents, sizes.get(kind)) for kind in KINDS}
 
 

@@ -53,10 +53,11 @@ def text(tmp_path):
         ("wordpiece", "contiguous", "line", ()),
         ("sentencepiece", "hash", "paragraph", ()),
         ("sentencepiece", "contiguous", "line", ("whitespace",)),
+        ("word", "hash", "line", ()),
     ],
 )
 def test_sections_give_the_tokens_of_a_single_pass(tmp_path, text, kind, split, document, clean):
-    sizes = {"vocabulary_size": {"wordpiece": 100, "sentencepiece": 290}.get(kind)}
+    sizes = {"vocabulary_size": {"wordpiece": 100, "sentencepiece": 290, "word": 400}.get(kind)}
     corpus = corpora.open_corpus(str(text), document=document)
     pairs = lambda: pipeline.split_texts(corpus, split, clean)
     tokenizer = tokenizers.get(kind).fit((text for name, text in pairs() if name == "train"), sizes["vocabulary_size"])
@@ -246,12 +247,16 @@ def test_a_worker_that_is_killed_is_reported(text):
             list(workers.run("measure", dict.fromkeys(range(len(work.sections))), lambda *_: None))
 
 
-def run_until_killed(arguments, seconds):
-    """Starts `keras_lm-prepare` and kills it, it alone, after a while. Returns whether it had ended by itself."""
+def run_until_killed(arguments, seconds, out=None, shards=0):
+    """Starts `keras_lm-prepare` and kills it, it alone, that long after it wrote so many shards. Returns whether it had ended by itself."""
     command = [sys.executable, "-m", "keras_lm.cli.prepare", *map(str, arguments)]
     process = subprocess.Popen(
         [sys.executable, "-c", "from keras_lm.cli.prepare import main; main()", *command[3:]], stderr=subprocess.PIPE
     )
+    written = lambda: sum(".tfrecord" in name for _, _, names in os.walk(out or "") for name in names)  # folders come and go meanwhile
+    wanted = written() + shards
+    while shards and process.poll() is None and written() < wanted:
+        time.sleep(0.01)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     process.send_signal(signal.SIGKILL)
@@ -282,13 +287,17 @@ def test_killed_at_any_moment_it_ends_with_the_same_files(tmp_path):
         began = pathlib.Path("data/preparation.json").is_file()
         if not began:
             shutil.rmtree("data", ignore_errors=True)
-        ended = run_until_killed(
-            ["--out", "data", "--resume"] if began else [*arguments, "--out", "data"], rng.uniform(4, 9) if kills < 5 else 600
-        )
+        command = ["--out", "data", "--resume"] if began else [*arguments, "--out", "data"]
+        if kills == 0:  # before anything is written: while TensorFlow is imported, or the corpus is cut
+            ended = run_until_killed(command, rng.uniform(1, 4))
+        elif kills < 5:
+            ended = run_until_killed(command, rng.uniform(0, 0.3), "data", rng.randint(1, 8))
+        else:
+            ended = run_until_killed(command, 600)
         kills += not ended
         deadline = time.monotonic() + 10
         while workers_alive(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not workers_alive(tmp_path)  # those whose parent is gone end too
-    assert kills >= 2
+    assert kills >= 3
     assert contents("data") == contents("whole")
