@@ -216,6 +216,7 @@ class SentencePieceTokenizer(Tokenizer):
     def pieces(self) -> list[bytes]:
         import sentencepiece
 
+        sentencepiece.set_min_log_level(2)  # it tells of each model that it changes no text
         return sentencepiece_pieces(sentencepiece.SentencePieceProcessor(model_proto=self._model))
 
     def save(self, folder: str | os.PathLike) -> None:

@@ -47,14 +47,14 @@ def word_names(tokenizer: Tokenizer) -> list[str]:
     Example:
 
     >>> from keras_lm.tokenizers import WordTokenizer
-    >>> word_names(WordTokenizer.fit(["it is as it is"]))[4:7]
-    ['is', 'as', 'it']
+    >>> word_names(WordTokenizer.fit(["it is as it is"]))[4:8]
+    ['is', 'as', 'it', 'it\\\\#7']
     """
-    names = token_names(tokenizer)
-    taken = set(names)
-    for number, name in enumerate(names):  # where the text has `The` with and without a space before it, the first keeps the plain name
-        plain = name.removeprefix(_SPACE)
-        if plain != name and plain and plain not in taken:
-            names[number] = plain
-            taken.add(plain)
+    names, taken = token_names(tokenizer), set()
+    for number, name in enumerate(names):
+        plain = name.removeprefix(_SPACE) or name
+        if plain in taken:  # `it` and ` it`: the first, which is the more frequent, has the plain name
+            plain = name if name not in taken else f"{name}\\#{number}"
+        names[number] = plain
+        taken.add(plain)
     return names

@@ -65,9 +65,9 @@ class Tokenizer(tf.Module, abc.ABC):
     def pieces(self) -> list[bytes]:
         """What each id writes, in bytes: the special ids nothing, but for the unknown one, which writes U+FFFD.
 
-        Joined, the pieces of any ids are what `detokenize` makes of them. Only SentencePiece and words differ: where single bytes form no whole
-        UTF-8 character, its `detokenize` writes U+FFFD for each, and the pieces are the bytes themselves; and its unknown token, which
-        no text is made of, writes what its model says (` ⁇ ` by default).
+        Joined, the pieces of any ids are what `detokenize` makes of them. Only SentencePiece and words differ: where single bytes form no
+        whole UTF-8 character, their `detokenize` writes U+FFFD for each, and the pieces are the bytes themselves; and their unknown token,
+        which no text is made of, writes what the model says (` ⁇ ` by default).
 
         Example:
 

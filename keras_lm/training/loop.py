@@ -24,12 +24,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm import models, pipeline, plots, shards
+from keras_lm.embeddings.vectors import WordVectors, start_embedding
 from keras_lm.errors import UserError
 from keras_lm.evaluation import Evaluation, Evaluator
 from keras_lm.files import replacing
 from keras_lm.generation.text import TextGenerator
 from keras_lm.input_service import served_batches
 from keras_lm.recurrent import zero_states
+from keras_lm.token_names import word_names
 from keras_lm.training.checkpoint import Checkpointer
 from keras_lm.training.distribution import Distribution, guarded
 from keras_lm.training.optimizers import averaged_weights, make_optimizer
@@ -100,6 +102,8 @@ class _Training:
         vocabulary_size = self.tokenizer.vocabulary_size
         with distribution.strategy.scope():
             self.model = build_model(settings, vocabulary_size)
+            if settings.word_vectors:
+                start_embedding(self.model, word_names(self.tokenizer), WordVectors.load(run.folder / "word_vectors.bin"))
             self.optimizer = make_optimizer(settings, self.model)
         # What is evaluated, sampled from and kept: a model of its own where the one that learns is spread over devices, computes in 16
         # bits, or is not the average that was asked for.

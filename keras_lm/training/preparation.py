@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 
 from keras_lm import corpora, pipeline, shards, tokenizers
+from keras_lm.embeddings.vectors import WordVectors, check_width
 from keras_lm.errors import UserError
+from keras_lm.token_names import word_names
 from keras_lm.training.distribution import Distribution, guarded
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
@@ -37,6 +39,7 @@ def prepare(settings: TrainingSettings, distribution: Distribution | None = None
 
 def _prepare(settings: TrainingSettings) -> Run:
     say = lambda text: print(text, file=sys.stderr, flush=True)
+    take_vectors = _vectors_taker(settings, say)
     if settings.tokens:
         manifest = shards.read_manifest(settings.tokens)
         of_manifest = {name: manifest[name] for name in ("document", "split")} | {"clean": tuple(manifest["clean"])}
@@ -44,6 +47,7 @@ def _prepare(settings: TrainingSettings) -> Run:
 
         def take(folder: pathlib.Path) -> None:
             shutil.copytree(pathlib.Path(settings.tokens) / "tokenizer", folder / "tokenizer")
+            take_vectors(folder)
             _report(pipeline.load_tokens(settings.tokens), manifest["vocabulary_size"], settings, say)
 
         return Run.create(settings, take)
@@ -54,11 +58,28 @@ def _prepare(settings: TrainingSettings) -> Run:
         texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
         tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
         tokenizer.save(folder / "tokenizer")
+        take_vectors(folder)
         pairs = pipeline.split_texts(corpus, settings.split, settings.clean)
         tokens = pipeline.encode(pairs, tokenizer, folder / "tokens", documents=settings.documents)
         _report(tokens, tokenizer.vocabulary_size, settings, say)
 
     return Run.create(settings, fill)
+
+
+def _vectors_taker(settings: TrainingSettings, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
+    """What writes the vectors of the tokenizer's words into the run, which then needs their file no more; it is read and checked now."""
+    if settings.word_vectors is None:
+        return lambda folder: None
+    vectors = WordVectors.load(settings.word_vectors)
+    check_width(vectors, settings.embedding_dim)
+
+    def take(folder: pathlib.Path) -> None:
+        names = word_names(tokenizers.load(folder / "tokenizer"))
+        wanted = vectors.only(names)
+        wanted.save(folder / "word_vectors.bin")
+        say(f"{len(wanted):,} of {len(names):,} tokens begin with a vector of {settings.word_vectors}")
+
+    return take
 
 
 def _report(tokens: dict[str, pipeline.Tokens], vocabulary_size: int, settings: TrainingSettings, say: Callable[[str], None]) -> None:

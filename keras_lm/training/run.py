@@ -214,7 +214,7 @@ _SAMPLE = "=== step "
 
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """What a run that was killed while it was being prepared has left: all of it but `settings.yaml`, which comes last."""
-    names = re.compile(r"tokenizer|tokens|versions\.json|\.(tokenizer|tokens|versions|settings)-.*")
+    names = re.compile(r"tokenizer|tokens|word_vectors\.bin|versions\.json|\.(tokenizer|tokens|word_vectors|versions|settings)-.*")
     return [path for path in folder.iterdir() if names.fullmatch(path.name)]
 
 

@@ -59,6 +59,7 @@ class TrainingSettings:
         positions: Positions of the transformer: rotary or learned.
         normalization: Normalisation in the transformer: layer or rms.
         tied: Whether the transformer's output matrix is its embedding's.
+        word_vectors: File of vectors (word2vec's format, text or .bin, or GloVe's) that the embedding begins with.
         dropout: Share of activations dropped in training.
         optimizer: adamw, adam, rmsprop or sgd.
         learning_rate: The highest learning rate.
@@ -124,6 +125,7 @@ class TrainingSettings:
     positions: str = "rotary"
     normalization: str = "layer"
     tied: bool = True
+    word_vectors: str | None = None
     dropout: float = 0.0
     optimizer: str = "adamw"
     learning_rate: float = 1e-3

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lm import models, pipeline
+from keras_lm.embeddings.vectors import WordVectors
 from keras_lm.errors import UserError
 from keras_lm.evaluation import Evaluator
 from keras_lm.training import loop
@@ -382,3 +383,35 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
     assert (tmp_path / "other" / "thesis.txt").read_text() == "mine"
     with pytest.raises(UserError, match=r"text\.txt is a file"):
         prepare(dataclasses.replace(run.settings, out="text.txt"))
+
+
+@pytest.mark.parametrize("model", ["gru", "transformer"])
+def test_an_embedding_begins_with_word_vectors_and_a_resumed_run_needs_their_file_no_more(model, tmp_path, capsys):
+    words = [*"0123456789 times", "nothing"]
+    vectors = WordVectors(sorted({*words} - {" "}), np.random.default_rng(0).normal(size=[len({*words} - {" "}), 16]))
+    vectors.save("vectors.txt")
+    with_vectors = {"model": model, "word_vectors": "vectors.txt", "learning_rate": 1e-12, "weight_decay": 0.0}
+    run = prepare(TrainingSettings(**{**BASE, **with_vectors}))
+    assert "15 of" in capsys.readouterr().err
+    (tmp_path / "vectors.txt").unlink()
+    loop.train(run)
+    table = next(layer for layer in run.load_model().layers if isinstance(layer, keras.layers.Embedding)).embeddings.numpy()
+    digits = [number for number, piece in enumerate(run.load_tokenizer().pieces()) if piece.isdigit()]
+    expected = np.stack([vectors[run.load_tokenizer().pieces()[number].decode()] for number in digits])
+    assert np.corrcoef(table[digits].ravel(), expected.ravel())[0, 1] > 0.9999
+    assert loop.train(Run.open(run.folder), resume=True).loss > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1 8\nt 1 2 3 4 5 6 7 8\n", "8 dimensions, but the model's embedding 16: --embedding-dim 8"),
+        (b"1 16\nt 1 2\n", "vectors.txt, line 2: a word and 16 numbers are due"),
+        (b"1 16\nnothing " + b"1 " * 16, "none of the .* tokens has a vector"),
+    ],
+)
+def test_word_vectors_that_do_not_fit_are_refused_and_leave_nothing(content, message, tmp_path):
+    (tmp_path / "vectors.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        trained(word_vectors="vectors.txt")
+    assert not (tmp_path / "run").exists()
