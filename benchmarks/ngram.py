@@ -49,7 +49,8 @@ def _splits(corpus: str, unit: str) -> tuple[dict, list[str]]:
     from keras_lm import corpora, pipeline
     from keras_lm.classical import arpa
     from keras_lm.token_names import token_names
-    from keras_lm.tokenizers import END_ID, START_ID, UNKNOWN_ID, CharacterTokenizer
+    from keras_lm.tokenizer_base import END_ID, START_ID, UNKNOWN_ID
+    from keras_lm.tokenizers import CharacterTokenizer
 
     texts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for split, text in pipeline.split_texts(corpora.open_corpus(corpus), "hash"):

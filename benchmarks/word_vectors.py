@@ -67,7 +67,8 @@ def _words(corpus: str, vocabulary_size: int) -> tuple[np.ndarray, list[str], li
     """The training text as ids, the name of each id, and the documents as lists of names for gensim."""
     from keras_lm import corpora, pipeline
     from keras_lm.token_names import word_names
-    from keras_lm.tokenizers import END_ID, NUM_SPECIAL, START_ID, WordTokenizer
+    from keras_lm.tokenizer_base import END_ID, NUM_SPECIAL, START_ID
+    from keras_lm.tokenizers import WordTokenizer
 
     texts = [text.lower() for split, text in pipeline.split_texts(corpora.open_corpus(corpus), "hash") if split == "train"]
     tokenizer = WordTokenizer.fit(texts, vocabulary_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -176,6 +177,184 @@ def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLa
         axes.yaxis.set_major_formatter("{x:.1f}")
         axes.yaxis.set_minor_formatter("{x:.1f}")
         axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    return _written(figure, path)
+
+
+def heaviest_words(words: Mapping[str, Sequence[tuple[str, float]]], path: str | os.PathLike | None = None) -> Any:
+    """The words that speak most for each class of a linear classifier: a panel a class, the heaviest on top.
+
+    Args:
+        words: For each class its words with their weights, heaviest first, as `BagOfWordsClassifier.heaviest_words` gives them.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = heaviest_words({"negative": [("bad", 2.0), ("broken", 1.5)], "positive": [("good", 1.8)]})
+    >>> [axes.get_title() for axes in figure.axes]
+    ['negative', 'positive']
+    """
+    from matplotlib.figure import Figure
+
+    most = max(len(own) for own in words.values())
+    figure = Figure(figsize=(3.5 * len(words), 0.8 + 0.24 * most), layout="constrained")
+    panels = figure.subplots(1, len(words), sharex=True, squeeze=False)[0]
+    for color, (axes, (name, own)) in enumerate(zip(panels, words.items(), strict=True)):
+        axes.barh(range(len(own)), [weight for _, weight in own], color=f"C{color}")
+        axes.set_yticks(range(len(own)), [word for word, _ in own])
+        axes.set_ylim(most - 0.5, -0.5)
+        axes.set_title(name)
+        axes.set_xlabel("weight")
+        axes.grid(alpha=0.3, axis="x")
+    return _written(figure, path)
+
+
+def bits_by_order(curves: Mapping[str, Mapping[int, float]], path: str | os.PathLike | None = None) -> Any:
+    """Bits a character of n-gram models over their order, one line a way of making them.
+
+    Args:
+        curves: For each name its bits by order.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = bits_by_order({"add-1": {1: 9.5, 2: 8.0}, "Kneser-Ney": {1: 9.5, 2: 6.7}})
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['add-1', 'Kneser-Ney']
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for marker, (name, bits) in zip(itertools.cycle("os^vD"), curves.items(), strict=False):
+        axes.plot(list(bits), list(bits.values()), marker=marker, fillstyle="none", label=name)
+    axes.xaxis.set_major_locator(MultipleLocator(1))
+    axes.set_xlabel("order n")
+    axes.set_ylabel("bits a character, held out")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _written(figure, path)
+
+
+def gradient_reach(curves: Mapping[str, Sequence[float]], path: str | os.PathLike | None = None) -> Any:
+    """How far back a loss reaches: the size of its gradient over the distance, on a logarithmic axis, one line a model.
+
+    Args:
+        curves: For each name the sizes from k = 0 on, as `keras_lm.insight.memory.gradient_reach` gives them; drawn with k = 0 as 1.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = gradient_reach({"gru": [2.0, 1.0, 0.5]})
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [1.0, 0.5, 0.25]
+    """
+    from matplotlib.figure import Figure
+
+    chinese = use_chinese_font()
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, sizes in curves.items():
+        axes.plot([size / sizes[0] for size in sizes], label=name)
+    axes.set_yscale("log")
+    axes.set_xlabel("距离 k（词元） · distance k (tokens)" if chinese else "distance k (tokens)")
+    axes.set_ylabel("梯度的大小，k = 0 处为 1 · size of the gradient" if chinese else "size of the gradient, k = 0 is 1")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _written(figure, path)
+
+
+def recall_over_distance(
+    distances: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], chance: float, path: str | os.PathLike | None = None
+) -> Any:
+    """Recall accuracy over the distance, one line a model: the mean of its runs, and a band from the least to the largest.
+
+    Args:
+        distances: Steps between what was shown and its question.
+        curves: For each name its runs, each an accuracy for every distance.
+        chance: What a guess comes to; dashed.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = recall_over_distance([1, 2], {"gru": [[1.0, 0.5], [0.5, 0.5]]}, chance=0.25)
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [0.75, 0.5]
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    chinese = use_chinese_font()
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, runs in curves.items():
+        shares = np.array(runs)
+        (line,) = axes.plot(distances, shares.mean(axis=0), marker=".", label=name)
+        axes.fill_between(distances, shares.min(axis=0), shares.max(axis=0), alpha=0.25, color=line.get_color())
+    axes.axhline(chance, linestyle="--", color="grey", label=("瞎猜 · a guess" if chinese else "a guess") + f": {chance:.2f}")
+    axes.set_ylim(0, 1.03)
+    axes.set_xlabel("距离（步） · distance (steps)" if chinese else "distance (steps)")
+    axes.set_ylabel("答对的比例 · share right" if chinese else "share right")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return _written(figure, path)
+
+
+def sense_map(
+    vectors: Mapping[str, Sequence[Sequence[float]]],
+    senses: Sequence[str],
+    texts: Sequence[str],
+    path: str | os.PathLike | None = None,
+) -> Any:
+    """Vectors of one word in different sentences in the plane of their largest variance (PCA), coloured by sense: a panel a kind of vector.
+
+    Args:
+        vectors: For each name `(sentences, dim)`.
+        senses: Of each sentence.
+        texts: What to write beside each point, e.g. the end of the left context; where no font has Chinese, the sentence's number.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = sense_map({"state": [[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]}, ["hard", "hard", "disaster"], ["困难", "很难", "遇难"])
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['hard', 'disaster']
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    chinese = use_chinese_font()
+    figure = Figure(figsize=(5 * len(vectors), 4.5), layout="constrained")
+    for axes, (name, rows) in zip(figure.subplots(1, len(vectors), squeeze=False)[0], vectors.items(), strict=True):
+        centred = np.asarray(rows, np.float64) - np.mean(rows, axis=0)
+        _, sizes, axes_of_variance = np.linalg.svd(centred, full_matrices=False)
+        plane = centred @ axes_of_variance[:2].T
+        for color, sense in enumerate(dict.fromkeys(senses)):
+            own = [number for number, other in enumerate(senses) if other == sense]
+            axes.scatter(plane[own, 0], plane[own, 1], s=14, color=f"C{color}", label=sense)
+            for number in own:
+                text = texts[number] if chinese else str(number)
+                axes.annotate(text, plane[number], xytext=(3, 3), textcoords="offset points", fontsize=8, color=f"C{color}")
+        share = (sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-12)
+        axes.set_title(f"{name}: {share:.0%} of the variance" if sizes[0] > 1e-6 else f"{name}: all the same")
+        axes.margins(0.15)
+        axes.grid(alpha=0.3)
         axes.legend()
     return _written(figure, path)
 

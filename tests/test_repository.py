@@ -66,11 +66,16 @@ def test_imports_run_one_way(repository):
         "errors",
         "files",
         "corpora",
+        "segmentation",
         "cleaning",
         "text_codec",
+        "tokenizer_base",
+        "subwords",
         "tokenizers",
+        "token_names",
         "shards",
         "pipeline",
+        "labelled",
         "input_service",
         "preparation",
         "cells",
@@ -81,7 +86,7 @@ def test_imports_run_one_way(repository):
         "scaling",
         "plots",
     )
-    stations += ("generation", "classical", "training", "export", "cli")
+    stations += ("generation", "classical", "embeddings", "training", "insight", "export", "cli")
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
         if station == "__init__":
