@@ -3,6 +3,7 @@
     python benchmarks/ngram.py                                                          # held-out loss; counting beside NLTK
     python benchmarks/ngram.py --lmplz kenlm/build/bin/lmplz                            # estimates beside those of KenLM's lmplz too
     python benchmarks/ngram.py --corpora kjv --unit word                                # words are what stands between spaces
+    python benchmarks/ngram.py --corpora peoples-daily --unit segmented                 # words of WordTokenizer: jieba's, for Chinese
 
 Where the module kenlm is installed, it scores our ARPA files too. lmplz is a program of KenLM's sources, built with CMake and Boost.
 """
@@ -38,7 +39,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpora", nargs="+", default=["peoples-daily", "kjv"], help="default: %(default)s")
     parser.add_argument("--orders", nargs="+", type=int, default=[1, 2, 3, 4, 5], help="default: 1 to 5")
-    parser.add_argument("--unit", choices=["char", "word"], default="char", help="default: %(default)s")
+    parser.add_argument("--unit", choices=["char", "word", "segmented"], default="char", help="default: %(default)s")
     parser.add_argument("--tokens", type=int, default=200_000, help="for the race against NLTK (default: %(default)s)")
     parser.add_argument("--lmplz", type=Path, metavar="PROGRAM", help="KenLM's estimator")
     return parser.parse_args()
@@ -50,7 +51,7 @@ def _splits(corpus: str, unit: str) -> tuple[dict, list[str]]:
     from keras_lm.classical import arpa
     from keras_lm.token_names import token_names
     from keras_lm.tokenizer_base import END_ID, START_ID, UNKNOWN_ID
-    from keras_lm.tokenizers import CharacterTokenizer
+    from keras_lm.tokenizers import CharacterTokenizer, WordTokenizer
 
     texts: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for split, text in pipeline.split_texts(corpora.open_corpus(corpus), "hash"):
@@ -58,6 +59,10 @@ def _splits(corpus: str, unit: str) -> tuple[dict, list[str]]:
     if unit == "char":
         tokenizer = CharacterTokenizer.fit(texts["train"])
         cut, words, names = list, tokenizer.vocabulary, token_names(tokenizer)
+    elif unit == "segmented":
+        tokenizer = WordTokenizer.fit(texts["train"])
+        names = token_names(tokenizer)
+        cut, words = lambda text: tokenizer.tokenize([text])[0].numpy().tolist(), range(4, tokenizer.vocabulary_size)
     else:
         cut, words = str.split, sorted({word for text in texts["train"] for word in text.split()})
         names = [arpa.PAD, arpa.UNKNOWN, arpa.START, arpa.END, *words]

@@ -8,7 +8,7 @@ from keras_lm.classical.smoothing import SMOOTHINGS
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("unit", ["char", "word"])
+@pytest.mark.parametrize("unit", ["char", "word", "segmented"])
 def test_the_benchmark_evaluates_and_counts_what_nltk_counts(repository, tmp_path, unit):
     program = [sys.executable, str(repository / "benchmarks" / "ngram.py"), "--corpora", "pydoc", "--orders", "1", "3", "--tokens", "3000"]
     shown = subprocess.run([*program, "--unit", unit], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
