@@ -70,6 +70,8 @@ def train(arguments: Sequence[str] | None) -> int:
             _check_tokens(settings.tokens, asked)
         elif not settings.corpus.startswith("tfds:"):
             corpora.open_corpus(settings.corpus)  # a wrong name should not cost five seconds
+        if settings.word_vectors:
+            _check_vectors(settings.word_vectors, settings.embedding_dim)
     if (run.settings if run else settings).tensorboard:
         check_tensorboard()
     if (run.settings if run else settings).strategy == "multiworker":
@@ -145,6 +147,12 @@ def _check_tokens(folder: str, asked: dict[str, object]) -> None:
     decided = [name for name in ("corpus", "document", "errors", "clean", "split", "tokenizer", "vocabulary_size") if name in asked]
     if decided:
         raise UserError(f"tokens is a corpus that is tokenized already: leave {', '.join(decided)} out")
+
+
+def _check_vectors(path: str, embedding_dim: int) -> None:
+    from keras_lm.embeddings.vectors import check_width, read_dimensions  # which import NumPy
+
+    check_width(read_dimensions(path), embedding_dim)
 
 
 def _reopen(settings: TrainingSettings, asked: dict[str, object]) -> Run:

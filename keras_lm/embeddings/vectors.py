@@ -6,6 +6,7 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import pathlib
@@ -119,29 +120,41 @@ class WordVectors:
             UserError: no such file, or one that is damaged; the message says in which line, or at which word.
         """
         path = pathlib.Path(path)
-        try:
-            with path.open("rb") as file:
-                words, vectors = _read_binary(path, file) if path.suffix == ".bin" else _read_text(path, file)
-        except FileNotFoundError:
-            raise UserError(f"no such file of word vectors: {path}") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        return cls(words, vectors)
+        with _opened(path) as file:
+            return cls(*(_read_binary(path, file) if path.suffix == ".bin" else _read_text(path, file)))
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[BinaryIO]:
+    try:
+        with path.open("rb") as file:
+            yield file
+    except FileNotFoundError:
+        raise UserError(f"no such file of word vectors: {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _read_first_line(path: pathlib.Path, file: BinaryIO) -> tuple[int | None, int, list[bytes]]:
+    """The number of words, `None` where the line does not say, of dimensions, and the line's fields."""
+    first = file.readline(1 << 20).split()
+    if len(first) == 2 and all(field.isdigit() for field in first):
+        return int(first[0]), int(first[1]), first
+    if path.suffix == ".bin":
+        raise UserError(f"{path}, line 1: the number of words and of dimensions is due")
+    if len(first) < 2:
+        raise UserError(f"{path}, line 1: neither the number of words and dimensions nor a word and its vector")
+    return None, len(first) - 1, first
 
 
 def _read_text(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarray]:
-    lines = enumerate(file, 1)
     words, rows, seen = [], [], set()
-    first = next(lines, (1, b""))[1].split()
-    header = len(first) == 2 and all(field.isdigit() for field in first)
-    size, dimensions = map(int, first) if header else (None, len(first) - 1)
-    if dimensions < 1:
-        raise UserError(f"{path}, line 1: neither the number of words and dimensions nor a word and its vector")
+    size, dimensions, first = _read_first_line(path, file)
 
     def fields() -> Iterator[tuple[int, list[bytes]]]:
-        if not header:
+        if size is None:
             yield 1, first
-        for number, line in lines:
+        for number, line in enumerate(file, 2):
             yield number, line.rstrip(b" \r\n").split(b" ")
 
     for number, (word, *values) in fields():
@@ -165,10 +178,7 @@ def _read_text(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarra
 
 
 def _read_binary(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarray]:
-    first = file.readline(100).split()
-    if len(first) != 2 or not all(field.isdigit() for field in first):
-        raise UserError(f"{path}, line 1: the number of words and of dimensions is due")
-    size, dimensions = map(int, first)
+    size, dimensions, _ = _read_first_line(path, file)
     rest, start, words = file.read(), 0, []
     if len(rest) < 4 * size * dimensions:
         raise UserError(f"{path}, line 1: {size} words of {dimensions} dimensions are announced, which is more than the file holds")
@@ -206,17 +216,28 @@ def vectors_of(names: Sequence[str], table: np.ndarray) -> WordVectors:
     return WordVectors([names[row] for row in rows], table[rows])
 
 
-def check_width(vectors: WordVectors, embedding_dim: int) -> None:
+def check_width(dimensions: int, embedding_dim: int) -> None:
     """Refuses vectors that do not fit an embedding of this width.
 
     Raises:
         UserError: another number of dimensions.
     """
-    if vectors.dimensions != embedding_dim:
+    if dimensions != embedding_dim:
         raise UserError(
-            f"the word vectors have {vectors.dimensions} dimensions, but the model's embedding {embedding_dim}: "
-            f"--embedding-dim {vectors.dimensions}, or other vectors"
+            f"the word vectors have {dimensions} dimensions, but the model's embedding {embedding_dim}: "
+            f"--embedding-dim {dimensions}, or other vectors"
         )
+
+
+def read_dimensions(path: str | os.PathLike) -> int:
+    """How many dimensions the vectors of a file have, by its first line alone.
+
+    Raises:
+        UserError: no such file, or a first line that does not say.
+    """
+    path = pathlib.Path(path)
+    with _opened(path) as file:
+        return _read_first_line(path, file)[1]
 
 
 def start_embedding(model: Any, names: Sequence[str], vectors: WordVectors) -> int:
@@ -240,7 +261,7 @@ def start_embedding(model: Any, names: Sequence[str], vectors: WordVectors) -> i
 
     embedding = next(layer for layer in model.layers if isinstance(layer, keras.layers.Embedding)).embeddings
     table = np.array(embedding, np.float32)
-    check_width(vectors, table.shape[1])
+    check_width(vectors.dimensions, table.shape[1])
     ids = [number for number, name in enumerate(names) if name in vectors]
     found = vectors.only(names).vectors
     table[ids] = found * (np.std(table) / max(float(np.std(found)), 1e-12))

@@ -71,7 +71,7 @@ def _vectors_taker(settings: TrainingSettings, say: Callable[[str], None]) -> Ca
     if settings.word_vectors is None:
         return lambda folder: None
     vectors = WordVectors.load(settings.word_vectors)
-    check_width(vectors, settings.embedding_dim)
+    check_width(vectors.dimensions, settings.embedding_dim)
 
     def take(folder: pathlib.Path) -> None:
         names = word_names(tokenizers.load(folder / "tokenizer"))

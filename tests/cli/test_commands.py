@@ -75,6 +75,7 @@ def test_help_answers_in_under_a_second(arguments):
         (["train", "--corpus", "peples-daily"], "did you mean 'peoples-daily'"),
         (["train", "--model", "lstn"], "did you mean 'lstm'"),
         (["train", "--tokenizer", "wordpeice"], "did you mean 'wordpiece'"),
+        (["train", "--word-vectors", "nosuch.txt"], "no such file of word vectors: nosuch.txt"),
         (["train", "--stpes", "3"], "unknown argument --stpes: did you mean --steps?"),
         (["train", "--config", "nosuch.yaml"], "no such file: nosuch.yaml"),
         (["train", "--steps", "-3"], "steps must be at least 1, got -3"),
