@@ -342,7 +342,9 @@ def sense_map(
     chinese = use_chinese_font()
     figure = Figure(figsize=(5 * len(vectors), 4.5), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(1, len(vectors), squeeze=False)[0], vectors.items(), strict=True):
-        centred = np.asarray(rows, np.float64) - np.mean(rows, axis=0)
+        rows = np.asarray(rows, np.float64)
+        centred = rows - rows.mean(axis=0)
+        centred[np.abs(centred) < 1e-6 * np.abs(rows).max()] = 0  # what rounding leaves of vectors that are all the same
         _, sizes, axes_of_variance = np.linalg.svd(centred, full_matrices=False)
         plane = centred @ axes_of_variance[:2].T
         for color, sense in enumerate(dict.fromkeys(senses)):
@@ -352,10 +354,52 @@ def sense_map(
                 text = texts[number] if chinese else str(number)
                 axes.annotate(text, plane[number], xytext=(3, 3), textcoords="offset points", fontsize=8, color=f"C{color}")
         share = (sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-12)
-        axes.set_title(f"{name}: {share:.0%} of the variance" if sizes[0] > 1e-6 else f"{name}: all the same")
+        axes.set_title(f"{name}: {share:.0%} of the variance" if sizes[0] else f"{name}: all the same")
         axes.margins(0.15)
         axes.grid(alpha=0.3)
         axes.legend()
+    return _written(figure, path)
+
+
+def word_map(
+    words: Sequence[str],
+    points: Sequence[Sequence[float]],
+    groups: Mapping[str, Sequence[str]],
+    path: str | os.PathLike | None = None,
+) -> Any:
+    """Words as points in a plane, coloured by group.
+
+    Args:
+        words: None twice; where no font has Chinese, their numbers are written instead.
+        points: `(words, 2)`, e.g. what t-SNE made of their vectors.
+        groups: For each name its words; words in none are grey.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = word_map(["日本", "冠军"], [[0.0, 1.0], [1.0, 0.0]], {"countries": ["日本"], "sports": ["冠军"]})
+    >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    ['countries', 'sports']
+    """
+    from matplotlib.figure import Figure
+
+    chinese = use_chinese_font()
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    axes = figure.add_subplot()
+    color_of = {word: f"C{number}" for number, own in enumerate(groups.values()) for word in own}
+    for number, (word, point) in enumerate(zip(words, points, strict=True)):
+        axes.plot(*point, marker=".", color=color_of.get(word, "grey"))
+        text = word if chinese else str(number)
+        axes.annotate(text, point, xytext=(3, 3), textcoords="offset points", fontsize=9, color=color_of.get(word, "grey"))
+    for number, name in enumerate(groups):
+        axes.plot([], [], ".", color=f"C{number}", label=name)
+    axes.margins(0.08)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.legend()
     return _written(figure, path)
 
 
