@@ -24,7 +24,7 @@ _STEPS = 256  # batches that one call of the compiled loop reads
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GloVeSettings:
-    """How vectors are learnt; the defaults are the paper's, but for the window and the least count, which suit smaller texts.
+    """How vectors are learnt. The defaults suit a text of a million words; for its billions the paper has `x_max` 100, a rate of 0.05.
 
     Args:
         dimensions: Of a vector.
@@ -43,9 +43,9 @@ class GloVeSettings:
 
     dimensions: int = 100
     window: int = 10
-    x_max: float = 100.0
+    x_max: float = 10.0
     alpha: float = 0.75
-    learning_rate: float = 0.05
+    learning_rate: float = 0.1
     epochs: int = 15
     min_count: int = 5
     batch_size: int = 1024
@@ -171,9 +171,11 @@ def _training_loop(settings: GloVeSettings) -> Callable:
             loss = tf.reduce_sum(losses)
         changed, sums = [], []
         for table, squares, ids, gradient in zip(state[:2], state[2:], (words, neighbours), tape.gradient(loss, rows), strict=True):
-            scale = tf.math.rsqrt(tf.gather(squares, ids))  # as it was before this batch, as in the paper's program
-            changed.append(tf.tensor_scatter_nd_sub(table, ids[:, None], settings.learning_rate * gradient * scale))
-            sums.append(tf.tensor_scatter_nd_add(squares, ids[:, None], tf.square(gradient)))
+            # A batch's own gradients count too: a frequent word stands in it many times, and without them its step would be far too long.
+            squares = tf.tensor_scatter_nd_add(squares, ids[:, None], tf.square(gradient))
+            step_size = settings.learning_rate * tf.math.rsqrt(tf.gather(squares, ids))
+            changed.append(tf.tensor_scatter_nd_sub(table, ids[:, None], step_size * gradient))
+            sums.append(squares)
         return (*changed, *sums), loss
 
     @tf.function(jit_compile=True, autograph=False)

@@ -104,7 +104,8 @@ def word2vec(
         ids: `(tokens,)`, as `pipeline.Tokens.ids` are: documents in a row, each begun by a start token, or one text.
         vocabulary_size: The number of ids.
         settings: Default `Word2VecSettings()`.
-        progress: Is told the tokens read, how many there are to read in all epochs, and the mean loss of a pair since it was last told.
+        progress: Is told the tokens read, how many there are to read in all epochs, and the mean loss since it was last told: of a pair, or
+            for cbow of a word.
 
     Returns:
         `(vocabulary, dimensions)` float32. Rows of special tokens and of ids with fewer than `min_count` occurrences are 0.
@@ -225,7 +226,8 @@ def _training_loop(settings: Word2VecSettings, word_crowds: np.ndarray, context_
                 (words, contexts), (inputs, tf.concat([outputs, drawn], 0)), bounds, (dv, tf.concat([du, dn], 0)), strict=True
             )
         )
-        return words, contexts, loss, sum(map(tf.reduce_sum, neighbours.values()))
+        pairs = tf.add_n(list(neighbours.values()))
+        return words, contexts, loss, tf.reduce_sum(tf.minimum(pairs, 1.0) if settings.architecture == "cbow" else pairs)
 
     @tf.function(jit_compile=True, autograph=False)
     def train(words: tf.Tensor, contexts: tf.Tensor, blocks: tuple, live: tf.Tensor, rates: tf.Tensor) -> tuple:
