@@ -89,14 +89,13 @@ def _print_gradients(args: argparse.Namespace) -> None:
     from keras_lm.training.run import Run
 
     curves = {}
-    print(
-        f"\nsize of the gradient of the loss in the input k steps before, k = 0 as 1; mean over {args.windows} windows of validation text\n"
-    )
+    print(f"\nsize of the gradient of the loss in the input k steps before, k = 0 as 1; mean over up to {args.windows} held-out windows\n")
     print("| run | " + " | ".join(f"k = {distance}" for distance in REACH) + " |\n" + "|---" * (len(REACH) + 1) + "|")
     for folder in args.runs:
         run = Run.open(folder)
         length = run.settings.sequence_length + 1
-        ids = np.asarray(run.load_tokens()["validation"].ids[: args.windows * length]).reshape(-1, length)
+        text = np.asarray(run.load_tokens()["validation"].ids[: args.windows * length])
+        ids = text[: len(text) // length * length].reshape(-1, length)
         curves[folder.name] = gradient_reach(run.load_model(), ids)
         cells = [f"{curves[folder.name][k] / curves[folder.name][0]:.1e}" if k < length - 1 else "-" for k in REACH]
         print(f"| {folder.name} | " + " | ".join(cells) + " |", flush=True)
@@ -104,6 +103,7 @@ def _print_gradients(args: argparse.Namespace) -> None:
 
 
 def _print_senses(args: argparse.Namespace) -> None:
+    from keras_lm.errors import UserError
     from keras_lm.insight.senses import context_means, load_senses, sense_separation, sense_states, static_vectors
     from keras_lm.training.run import Run
 
@@ -113,7 +113,11 @@ def _print_senses(args: argparse.Namespace) -> None:
     for folder in args.runs:
         run = Run.open(folder)
         model, tokenizer = run.load_model(), run.load_tokenizer()
-        states = sense_states(model, tokenizer, examples)
+        try:
+            states = sense_states(model, tokenizer, examples)
+        except UserError as error:  # not trained on Chinese
+            print(f"| {folder.name} | {error} | - | - |")
+            continue
         matrix = np.asarray(next(layer for layer in model.layers if hasattr(layer, "embeddings")).embeddings.numpy())
         vectors = {"the word's row": static_vectors(matrix, tokenizer, examples)}
         for window in (1, 2, 4, None):
