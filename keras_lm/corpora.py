@@ -231,7 +231,12 @@ def python_documentation() -> Corpus:
     return Corpus(name="pydoc", documents=documents, separator="\n\n")
 
 
-def _tfds(name: str, data_dir: str | None) -> Corpus:
+def load_tfds(name: str, data_dir: str | None) -> tuple[Any, dict[str, Any], Any]:
+    """All splits of a TensorFlow dataset: the module `tensorflow_datasets`, the splits in their order, what TFDS says of them.
+
+    Raises:
+        UserError: no such dataset, or one that cannot be loaded.
+    """
     print(f"loading {name} with TensorFlow Datasets (a first use downloads it, which needs a network) ...", file=sys.stderr, flush=True)
     import tensorflow_datasets as tfds
 
@@ -243,17 +248,19 @@ def _tfds(name: str, data_dir: str | None) -> Corpus:
     except Exception as error:  # TFDS lets through whatever its download or its builder raised
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UserError(f"TensorFlow Datasets could not load {name!r}: {reason}") from None
+    usual = ("train", "validation", "test")
+    return tfds, {split: parts[split] for split in sorted(parts, key=lambda split: usual.index(split) if split in usual else 3)}, info
+
+
+def _tfds(name: str, data_dir: str | None) -> Corpus:
+    tfds, parts, info = load_tfds(name, data_dir)
     feature = _text_feature(tfds, name, info)
 
     def reader(split: str) -> Callable[[], Iterator[str]]:
         return lambda: _texts(tfds, parts[split], feature)
 
-    ordered = sorted(
-        parts, key=lambda split: ("train", "validation", "test").index(split) if split in ("train", "validation", "test") else 3
-    )
-
     def everything() -> Iterator[str]:
-        for split in ordered:
+        for split in parts:
             yield from reader(split)()
 
     # Examples that were cut out of one text (tiny_shakespeare) join without loss only if nothing is put between them.
@@ -261,8 +268,8 @@ def _tfds(name: str, data_dir: str | None) -> Corpus:
         name=f"tfds:{name}",
         documents=everything,
         separator="",
-        splits={split: reader(split) for split in ordered},
-        examples={split: (info.splits[split].num_examples, info.splits[split].num_bytes) for split in ordered},
+        splits={split: reader(split) for split in parts},
+        examples={split: (info.splits[split].num_examples, info.splits[split].num_bytes) for split in parts},
     )
 
 

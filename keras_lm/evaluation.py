@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import keras
 import tensorflow as tf
 
 from keras_lm.errors import UserError
+from keras_lm.parallel import PairIds, pair_evaluation_batches
 from keras_lm.pipeline import Tokens, evaluation_batches
 from keras_lm.recurrent import run_model, run_stateful, zero_states
 
@@ -66,11 +67,11 @@ class Evaluator:
         self.model, self.sequence_length, self.batch_size, self.stateful = model, sequence_length, batch_size, stateful
 
         @tf.function(jit_compile=jit_compile, autograph=False)
-        def batch_loss(inputs: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor, states: dict) -> tuple[tf.Tensor, dict]:
+        def batch_loss(inputs: tf.Tensor | tuple, targets: tf.Tensor, weights: tf.Tensor, states: dict) -> tuple[tf.Tensor, dict]:
             if stateful:
                 logits, states = run_stateful(model, inputs, states)
             else:
-                logits = run_model(model, inputs)
+                logits = run_model(model, list(inputs) if isinstance(inputs, tuple) else inputs)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
             return tf.reduce_sum(losses * weights), states
 
@@ -99,11 +100,11 @@ class Evaluator:
             raise UserError("the text to evaluate on is empty: another --split (contiguous cuts any text), or more text")
         total, done = 0.0, 0
         states = zero_states(self.model, self.batch_size) if self.stateful else {}
-        batches = evaluation_batches(tokens.ids, sequence_length=self.sequence_length, batch_size=self.batch_size, stateful=self.stateful)
+        batches = self._batches(tokens)
         if not self.stateful:
             batches = itertools.islice(batches, share[0], None, share[1])
         for inputs, targets, weights in batches:
-            loss, states = self._batch_loss(tf.constant(inputs), tf.constant(targets), tf.constant(weights), states)
+            loss, states = self._batch_loss(tf.nest.map_structure(tf.constant, inputs), tf.constant(targets), tf.constant(weights), states)
             total += float(loss)
             done += int(weights.sum())
             if progress:
@@ -122,3 +123,32 @@ class Evaluator:
             bytes=tokens.bytes,
             unknown_tokens=tokens.unknown,
         )
+
+    def _batches(self, tokens: Tokens) -> Iterator[tuple]:
+        return evaluation_batches(tokens.ids, sequence_length=self.sequence_length, batch_size=self.batch_size, stateful=self.stateful)
+
+
+class PairEvaluator(Evaluator):
+    """Evaluates an encoder-decoder: what it makes of the targets, token by token, given the source and the tokens before.
+
+    Characters and bytes, of which a bit is counted, are those of the targets.
+
+    Args:
+        model: From `[source, target]` to logits.
+        sequence_length: Tokens to which a source, and a target, is cut.
+        batch_size: Pairs a batch.
+        jit_compile: Whether XLA compiles it.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from keras_lm.seq2seq import rnn_seq2seq
+    >>> evaluator = PairEvaluator(rnn_seq2seq(10, embedding_dim=4, hidden_dim=4), sequence_length=8, batch_size=2)
+    >>> pair = Tokens(ids=np.array([2, 5, 6, 3, 2, 7, 3]), characters=1, bytes=1, documents=1, unknown=0)
+    >>> evaluator(pair).tokens
+    2
+    """
+
+    def _batches(self, tokens: Tokens) -> Iterator[tuple]:
+        for inputs, (labels, weights) in pair_evaluation_batches(PairIds(tokens.ids, self.sequence_length), batch_size=self.batch_size):
+            yield inputs, labels, weights

@@ -71,9 +71,9 @@ def split_texts(corpus: Corpus, mode: str, clean: Sequence[str] = ()) -> Iterato
             raise UserError(f"the corpus {corpus.name} defines no splits of its own: use --split hash or --split contiguous")
         for name, documents in corpus.splits.items():
             if name in SPLITS:
-                yield from ((name, text) for text in _cleaned(documents(), clean) if text.strip())
+                yield from ((name, text) for text in cleaned(documents(), clean) if text.strip())
     elif mode == "hash":
-        yield from ((split_of(text.encode()), text) for text in _cleaned(corpus.documents(), clean) if text.strip())
+        yield from ((split_of(text.encode()), text) for text in cleaned(corpus.documents(), clean) if text.strip())
     elif mode == "contiguous":
         yield from split_pieces(text_pieces(corpus, clean), sum(map(len, text_pieces(corpus, clean))) * 9 // 10)
     else:
@@ -82,7 +82,7 @@ def split_texts(corpus: Corpus, mode: str, clean: Sequence[str] = ()) -> Iterato
 
 def text_pieces(corpus: Corpus, clean: Sequence[str] = (), *, first: bool = True) -> Iterator[str]:
     """The corpus as the pieces of one text: a document each, with the separator before all but the first (or all, if not `first`)."""
-    for text in _cleaned(corpus.documents(), clean):
+    for text in cleaned(corpus.documents(), clean):
         yield text if first else corpus.separator + text
         first = False
 
@@ -97,7 +97,8 @@ def split_pieces(pieces: Iterable[str], border: int) -> Iterator[tuple[str, str]
         border -= len(text)
 
 
-def _cleaned(documents: Iterator[str], names: Sequence[str]) -> Iterator[str]:
+def cleaned(documents: Iterator[str], names: Sequence[str]) -> Iterator[str]:
+    """Texts through the cleaners of these names, many at a time."""
     if not names:
         yield from documents
         return
@@ -140,7 +141,7 @@ class Tokens:
 
 def whole_texts(corpus: Corpus, documents: bool, clean: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """As `split_texts`, with all of the corpus in `test`: as documents, or as the pieces of one text."""
-    pieces = (text for text in _cleaned(corpus.documents(), clean) if text.strip()) if documents else text_pieces(corpus, clean)
+    pieces = (text for text in cleaned(corpus.documents(), clean) if text.strip()) if documents else text_pieces(corpus, clean)
     yield from (("test", text) for text in pieces)
 
 

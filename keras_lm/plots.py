@@ -78,7 +78,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]], path: str | os.PathLik
     axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def compared_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: str | os.PathLike | None = None) -> Any:
@@ -112,7 +112,7 @@ def compared_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]],
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: float, path: str | os.PathLike | None = None) -> Any:
@@ -138,7 +138,7 @@ def learning_rates(rates: Sequence[float], losses: Sequence[float], chosen: floa
     axes.set_ylabel("training loss, smoothed (nats a token)")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLaw, path: str | os.PathLike | None = None) -> Any:
@@ -178,7 +178,7 @@ def scaling_laws(runs: Sequence[SizedRun], by_size: PowerLaw, by_tokens: PowerLa
         axes.yaxis.set_minor_formatter("{x:.1f}")
         axes.grid(alpha=0.3, which="both")
         axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def heaviest_words(words: Mapping[str, Sequence[tuple[str, float]]], path: str | os.PathLike | None = None) -> Any:
@@ -209,7 +209,7 @@ def heaviest_words(words: Mapping[str, Sequence[tuple[str, float]]], path: str |
         axes.set_title(name)
         axes.set_xlabel("weight")
         axes.grid(alpha=0.3, axis="x")
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def bits_by_order(curves: Mapping[str, Mapping[int, float]], path: str | os.PathLike | None = None) -> Any:
@@ -240,7 +240,7 @@ def bits_by_order(curves: Mapping[str, Mapping[int, float]], path: str | os.Path
     axes.set_ylabel("bits a character, held out")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def gradient_reach(curves: Mapping[str, Sequence[float]], path: str | os.PathLike | None = None) -> Any:
@@ -271,7 +271,7 @@ def gradient_reach(curves: Mapping[str, Sequence[float]], path: str | os.PathLik
     axes.set_ylabel("梯度的大小，k = 0 处为 1 · size of the gradient" if chinese else "size of the gradient, k = 0 is 1")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def recall_over_distance(
@@ -310,7 +310,7 @@ def recall_over_distance(
     axes.set_ylabel("答对的比例 · share right" if chinese else "share right")
     axes.grid(alpha=0.3)
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def sense_map(
@@ -358,7 +358,7 @@ def sense_map(
         axes.margins(0.15)
         axes.grid(alpha=0.3)
         axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
 def word_map(
@@ -400,10 +400,10 @@ def word_map(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend()
-    return _written(figure, path)
+    return write_figure(figure, path)
 
 
-def _written(figure: Any, path: str | os.PathLike | None) -> Any:
+def write_figure(figure: Any, path: str | os.PathLike | None) -> Any:
     if path is not None:
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=150)

@@ -17,7 +17,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -29,12 +30,12 @@ States = dict[str, list[tf.Tensor]]
 """By layer name, the states of a recurrent layer: `[h]`, or `[h, c]` of an LSTM, each `(batch, hidden_dim)`."""
 
 
-def run_model(model: keras.Model, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+def run_model(model: keras.Model, ids: tf.Tensor | Sequence[tf.Tensor], training: bool = False) -> tf.Tensor:
     """`model(ids, training=training)` to 1e-5, with its recurrent layers on the fast path.
 
     Args:
         model: Any language model; one without layers that could gain is simply called.
-        ids: `(batch, time)` int32.
+        ids: `(batch, time)` int32; a list where the model has several inputs.
         training: Whether dropout acts.
 
     Returns:
@@ -104,8 +105,11 @@ def _walk(model: keras.Model, ids: tf.Tensor, states: States | None, training: b
     looked_up: dict[int, tuple] = {}  # by the `id` of its outputs: these, which keeps the `id` theirs, the embedding and its ids
 
     def replace(layer: keras.Operation) -> Callable:
-        def recurrent(x: tf.Tensor) -> tf.Tensor:
-            before = layer.get_initial_state(tf.shape(x)[0]) if states is None else states[layer.name]
+        def recurrent(x: tf.Tensor, initial_state: Any = None) -> tf.Tensor:
+            if initial_state is not None:
+                before = tf.nest.flatten(initial_state)
+            else:
+                before = layer.get_initial_state(tf.shape(x)[0]) if states is None else states[layer.name]
             if id(x) in looked_up and _written_out(layer.cell, training):
                 _, embedding, ids = looked_up[id(x)]
                 outputs, after = _run(layer.cell, lambda *weights: _rows(embedding, ids, *weights), before)
@@ -119,7 +123,7 @@ def _walk(model: keras.Model, ids: tf.Tensor, states: States | None, training: b
             if isinstance(layer, keras.layers.RNN):
                 masked = getattr(inputs[0], "_keras_mask", None) is not None
                 if states is not None or (_gains(layer, training) and not masked):
-                    return recurrent(inputs[0])
+                    return recurrent(inputs[0], kwargs.get("initial_state"))
             if getattr(layer, "_call_has_training_arg", False):
                 kwargs["training"] = training
             outputs = layer(*inputs, **kwargs)

@@ -37,11 +37,12 @@ from keras_lm.tokenizer_base import (
 
 _SPACE = "▁"  # U+2581, as in SentencePiece: a piece that begins with it began with a space
 _JOINER = "##"
-_WORDS = (
+WORDS = (
     r" ?[^\s\p{N}\p{P}\p{S}\p{Han}\p{Hiragana}\p{Katakana}]+"  # letters, the space before them included
     r"| ?\p{N}+"  # digits
     r"|(?s:.)"  # any other character alone: Chinese and Japanese ones, punctuation, white space
 )
+"""What WordPiece takes for a word: RE2's regular expression, which covers every text."""
 
 
 class WordPieceTokenizer(Tokenizer):
@@ -132,7 +133,7 @@ class WordPieceTokenizer(Tokenizer):
 def _split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     """Strings `(batch,)` → words `(batch, (words))` in which `▁` stands for the space; a literal `▁`, or NUL, becomes U+FFFD."""
     texts = tf.strings.regex_replace(texts, rf"[\x00{_SPACE}]", REPLACEMENT)
-    words = tensorflow_text().regex_split(texts, _WORDS, _WORDS)
+    words = tensorflow_text().regex_split(texts, WORDS, WORDS)
     return words.with_flat_values(tf.strings.regex_replace(words.flat_values, " ", _SPACE))
 
 

@@ -80,6 +80,35 @@ def small_run(small_settings: TrainingSettings) -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def small_pair_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A GRU that has begun to translate «3 plus 14» into 三加一四, trained to its end. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs")
+    digits = str.maketrans("0123456789", "〇一二三四五六七八九")
+    lines = [f"{one} plus {two}\t" + f"{one}加{two}\n".translate(digits) for one in range(20) for two in range(20)]
+    (folder / "pairs.tsv").write_text("".join(lines), encoding="utf-8")
+    settings = TrainingSettings(
+        task="translation",
+        corpus=str(folder / "pairs.tsv"),
+        model="gru",
+        embedding_dim=32,
+        hidden_dim=48,
+        num_layers=1,
+        sequence_length=16,
+        batch_size=16,
+        steps=240,
+        evaluate_every=120,
+        warmup_steps=10,
+        learning_rate=0.01,
+        sample_prompt="3 plus 14",
+        sample_tokens=8,
+        out=str(folder / "pairs"),
+    )
+    run = prepare(settings)
+    loop.train(run)
+    return run
+
+
 def as_ids(rows: list[list[int]]) -> tf.RaggedTensor:
     return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1)
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lm import layers
+from keras_lm import attention, layers, products
 
 
 def run_layer_test(build, width=16):
@@ -34,8 +34,8 @@ def run_layer_test(build, width=16):
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: layers.CausalSelfAttention(num_heads=4),
-        lambda: layers.CausalSelfAttention(num_heads=4, num_kv_heads=2, rotary=False, use_bias=True),
+        lambda: attention.SelfAttention(num_heads=4),
+        lambda: attention.SelfAttention(num_heads=4, num_kv_heads=2, rotary=False, use_bias=True),
         lambda: layers.TransformerBlock(num_heads=4, feed_forward_dim=32, context_length=8),
         lambda: layers.TransformerBlock(num_heads=4, feed_forward_dim=32, context_length=8, normalization="rms", activation="silu"),
         lambda: layers.PositionEmbedding(context_length=8),
@@ -52,7 +52,7 @@ BLOCKS = pytest.mark.parametrize("time", [7, 70, 259], ids=["whole", "two-blocks
 @BLOCKS
 def test_attention_agrees_with_keras(time):
     """Against `keras.layers.MultiHeadAttention` with its causal mask, the same weights in both; the gradient too."""
-    ours = layers.CausalSelfAttention(num_heads=4, rotary=False)
+    ours = attention.SelfAttention(num_heads=4, rotary=False)
     x = tf.random.normal([2, time, 16], seed=0)
     ours(x)
     theirs = keras.layers.MultiHeadAttention(num_heads=4, key_dim=4, use_bias=False)
@@ -69,7 +69,7 @@ def test_attention_agrees_with_keras(time):
 
 @BLOCKS
 def test_grouped_attention_agrees_with_keras(time):
-    ours = layers.CausalSelfAttention(num_heads=4, num_kv_heads=2, rotary=False)
+    ours = attention.SelfAttention(num_heads=4, num_kv_heads=2, rotary=False)
     x = np.random.normal(size=(2, time, 16)).astype(np.float32)
     ours(x)
     theirs = keras.layers.GroupQueryAttention(head_dim=4, num_query_heads=4, num_key_value_heads=2, use_bias=False)
@@ -81,7 +81,7 @@ def test_grouped_attention_agrees_with_keras(time):
 
 
 def test_attention_sees_nothing_of_what_comes_after():
-    layer = layers.CausalSelfAttention(num_heads=2)
+    layer = attention.SelfAttention(num_heads=2)
     x = np.random.normal(size=(1, 6, 8)).astype(np.float32)
     changed = x.copy()
     changed[:, 4:] += 1.0
@@ -91,14 +91,14 @@ def test_attention_sees_nothing_of_what_comes_after():
 
 def test_rotary_scores_depend_on_the_distance_alone():
     query, key = np.random.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
-    score = lambda i, j: float(tf.reduce_sum(layers.rotate(query, tf.constant([[i]])) * layers.rotate(key, tf.constant([[j]]))))
+    score = lambda i, j: float(tf.reduce_sum(attention.rotate(query, tf.constant([[i]])) * attention.rotate(key, tf.constant([[j]]))))
     assert score(3, 1) == pytest.approx(score(103, 101), abs=1e-4)
     assert score(3, 1) != pytest.approx(score(3, 2), abs=1e-4)
 
 
 def test_rotary_is_a_rotation_of_complex_numbers():
     x = np.random.normal(size=(1, 5, 1, 8)).astype(np.float32)
-    turned = layers.rotate(tf.constant(x), tf.range(5)[None]).numpy()
+    turned = attention.rotate(tf.constant(x), tf.range(5)[None]).numpy()
     numbers = (x[..., :4] + 1j * x[..., 4:]) * np.exp(1j * np.arange(5)[None, :, None, None] * 10000.0 ** (-np.arange(4) / 4))
     np.testing.assert_allclose(turned, np.concatenate([numbers.real, numbers.imag], -1), atol=1e-6)
 
@@ -113,7 +113,7 @@ def test_rotary_is_a_rotation_of_complex_numbers():
 )
 def test_heads_that_do_not_fit(arguments, message):
     with pytest.raises(ValueError, match=message):
-        layers.CausalSelfAttention(**arguments)(np.zeros((1, 2, 16), np.float32))
+        attention.SelfAttention(**arguments)(np.zeros((1, 2, 16), np.float32))
 
 
 def test_gelu_in_its_tanh_form_and_its_gradient():
@@ -143,7 +143,7 @@ def test_an_embedding_reversed_is_that_of_keras(options):
     x = tf.cast(tf.random.normal([2, 3, 8], seed=1), layer.compute_dtype)
     expected = layer(x, reverse=True)
     for jit_compile in (False, True):
-        logits = tf.function(lambda x: layers.apply_reversed(layer, x), jit_compile=jit_compile)(x)
+        logits = tf.function(lambda x: products.apply_reversed(layer, x), jit_compile=jit_compile)(x)
         assert logits.dtype == expected.dtype
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 

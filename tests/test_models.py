@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras_lm import models, recurrent
 from keras_lm.errors import UserError
 from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.state import Decoder
 from keras_lm.generation.text import TextGenerator
 from keras_lm.tokenizers import CharacterTokenizer
 
@@ -25,6 +26,10 @@ SMALL = {
         "num_kv_heads": 2,
         "normalization_kind": "rms",
         "activation": "silu",
+        "gated": True,
+        "epsilon": 1e-5,
+        "head_dim": 6,
+        "rotary_base": 500.0,
         "tied": False,
     },
     "transformer-gpt2": {
@@ -32,6 +37,7 @@ SMALL = {
         "embedding_dim": 16,
         "num_layers": 2,
         "positions": "learned",
+        "activation": "gelu_tanh",
         "use_bias": True,
         "dropout": 0.1,
     },
@@ -110,6 +116,64 @@ def test_carried_states_equal_one_long_window(name):
     np.testing.assert_allclose(np.concatenate(pieces, axis=1), model(ids), atol=1e-5)
 
 
+ENCODERS = {
+    "bert": {"dropout": 0.1},
+    "types": {"reads_types": True, "activation": "gelu_tanh"},
+    "modern": {"positions": "rotary", "norm_first": True, "normalization_kind": "rms", "use_bias": False, "pad_id": 7},
+}
+
+
+def encoder(name):
+    return models.transformer_encoder(20, context_length=16, embedding_dim=16, num_layers=2, **ENCODERS[name])
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoder(name, tmp_path):
+    """States and logits, dynamic batch and time, XLA, mixed precision, `.keras` and back."""
+    states, logits = encoder(name), models.masked_lm(encoder(name))
+    ids = np.random.randint(0, 20, (3, 9)).astype(np.int32)
+    inputs = [ids, ids % 2] if "reads_types" in ENCODERS[name] else ids
+    for model, width in ((states, 16), (logits, 20)):
+        expected = model(inputs).numpy()
+        assert expected.shape == (3, 9, width)
+        assert model.output_shape == (None, None, width)
+        np.testing.assert_allclose(tf.function(model, jit_compile=True)(inputs), expected, atol=1e-5)
+        model.save(tmp_path / "model.keras")
+        np.testing.assert_allclose(keras.saving.load_model(tmp_path / "model.keras")(inputs), expected, atol=1e-6)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        assert models.masked_lm(encoder(name))(inputs).dtype == tf.float32  # logits stay float32
+    finally:
+        keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.parametrize("name", ["bert", "modern"])
+def test_an_encoder_sees_all_of_a_text_and_nothing_of_its_padding(name):
+    model, pad_id = encoder(name), ENCODERS[name].get("pad_id", 0)
+    ids = np.random.randint(8, 20, (1, 9)).astype(np.int32)
+    changed = ids.copy()
+    changed[:, 8] = 3
+    assert np.abs(model(ids)[:, 0] - model(changed)[:, 0]).max() > 1e-4
+    padded = np.pad(ids, [[0, 0], [0, 4]], constant_values=pad_id)
+    np.testing.assert_allclose(model(padded)[:, :9], model(ids), atol=1e-5)
+
+
+def test_a_head_for_masked_tokens_shares_the_encoder():
+    model = encoder("bert")
+    ids = np.random.randint(4, 20, (2, 9)).astype(np.int32)
+    logits = models.masked_lm(model)
+    before = model(ids).numpy()
+    assert len(logits.trainable_variables) - len(model.trainable_variables) == 5  # dense, norm, and one bias a token
+    logits.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    logits.fit(ids, ids, verbose=0)
+    assert np.abs(model(ids) - before).max() > 1e-4
+
+
+def test_an_encoder_is_not_decoded():
+    with pytest.raises(ValueError, match="block_0 sees the whole text, so it sees the tokens it should predict"):
+        Decoder(models.masked_lm(encoder("bert")))
+
+
 def test_run_layers_is_the_model():
     for name in SMALL:
         model = build(name)
@@ -145,8 +209,9 @@ def test_recurrent_model_learns_a_text_by_heart_and_recites_it(name):
 def test_unknown_model_and_wrong_options():
     with pytest.raises(UserError, match="did you mean 'lstm'"):
         models.get("lstmm")
-    with pytest.raises(ValueError, match="positions must be rotary or learned, got 'sinus'"):
-        models.transformer_lm(10, positions="sinus")
+    for build in (models.transformer_lm, models.transformer_encoder):
+        with pytest.raises(ValueError, match="positions must be rotary or learned, got 'sinus'"):
+            build(10, positions="sinus")
     with pytest.raises(ValueError, match="neither Sequential nor Functional"):
 
         class Own(keras.Model):

@@ -76,17 +76,25 @@ def test_imports_run_one_way(repository):
         "shards",
         "pipeline",
         "labelled",
+        "pairs",
+        "parallel",
         "input_service",
         "preparation",
         "cells",
+        "products",
+        "dropout",
+        "attention",
         "layers",
         "models",
         "recurrent",
+        "recurrent_attention",
+        "seq2seq",
         "evaluation",
         "scaling",
         "plots",
+        "attention_plots",
     )
-    stations += ("generation", "classical", "embeddings", "training", "insight", "export", "cli")
+    stations += ("generation", "classical", "embeddings", "training", "tasks", "insight", "export", "pretrained", "cli")
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
         if station == "__init__":

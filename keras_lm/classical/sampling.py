@@ -60,7 +60,7 @@ class _Steps:
 class _NothingToRead:
     """What the sampler asks of a `Decoder`, for a model that keeps nothing but the text."""
 
-    context_length = None
+    context_length = encoder = None
 
     def __init__(self, vocabulary_size: int):
         self.vocabulary_size = vocabulary_size

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from keras_lm import corpora
 from keras_lm.cli import options
 from keras_lm.errors import UserError
+from keras_lm.files import replacing
 from keras_lm.training.run import Run
 from keras_lm.training.settings import CHOICES
 
@@ -19,8 +20,11 @@ _EPILOG = """examples:
   keras_lm-evaluate runs/quickstart
   keras_lm-evaluate runs/quickstart --part validation
   keras_lm-evaluate runs/quickstart --corpus other.txt
+  keras_lm-evaluate runs/translation --num-beams 4 --written translations.tsv
 
-Prints one line of JSON: loss (nats a token), perplexity, bits_per_character, bits_per_byte, and the counts behind them."""
+Prints one line of JSON: loss (nats a token), perplexity, bits_per_character, bits_per_byte, and the counts behind them. Of a run of
+--task translation or summarization what it writes for the sources is judged too, by BLEU and chrF or by ROUGE, beside a floor: the
+translation of the most similar sentence trained on, or the text's own beginning."""
 
 
 def parser() -> options.Parser:
@@ -38,6 +42,8 @@ def parser() -> options.Parser:
     result.add_argument(
         "--errors", choices=CHOICES["errors"], default="strict", help="for --corpus: bytes that are not UTF-8 (default: strict)"
     )
+    result.add_argument("--num-beams", type=int, default=4, metavar="N", help="for runs of pairs: width of the beam search (default: 4)")
+    result.add_argument("--written", metavar="FILE", help="for runs of pairs: write source, text and references, a line a source, to FILE")
     result.add_argument("--data-dir", metavar="FOLDER", help="for --corpus tfds:...: folder of prepared datasets")
     return result
 
@@ -47,6 +53,13 @@ def evaluate(arguments: Sequence[str] | None) -> int:
     if given.part and given.corpus:
         raise UserError("--part is of the run's own corpus, --corpus another: give one of them")
     run = Run.open(given.run)
+    pairs = run.settings.reads_pairs
+    if pairs and given.corpus:
+        raise UserError(f"--corpus is for language models: a run of {run.settings.task} is judged on its own pairs")
+    if given.written and not pairs:
+        raise UserError("--written is for runs of translation and summarization")
+    if given.num_beams < 1:
+        raise UserError(f"--num-beams must be at least 1, got {given.num_beams}")
     if given.corpus and not given.corpus.startswith("tfds:"):
         corpora.open_corpus(given.corpus)
 
@@ -65,9 +78,30 @@ def evaluate(arguments: Sequence[str] | None) -> int:
             parts = run.load_tokens()
             part = given.part or ("test" if len(parts["test"].ids) > 1 else "validation")
             tokens = parts[part]
-        result = evaluator(tokens, progress=options.progress_bar(len(tokens.ids) - 1, "token"))
-    print(json.dumps({"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}, ensure_ascii=False))
+        result = evaluator(tokens, progress=None if pairs else options.progress_bar(len(tokens.ids) - 1, "token"))
+    values = {"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}
+    if pairs:
+        values |= _judge(run, part, given.num_beams, given.written)
+    print(json.dumps(values, ensure_ascii=False))
     return 0
+
+
+def _judge(run: Run, part: str, num_beams: int, written: str | None) -> dict[str, object]:
+    """What a run of pairs writes for the sources of a split, in figures; and into a file, if it is to be read."""
+    from keras_lm.tasks import summarization, translation
+    from keras_lm.tasks.references import references
+    from keras_lm.tasks.scoring import exact_match
+
+    task = translation if run.settings.task == "translation" else summarization
+    right = references(run, part)
+    scores, texts = task.evaluate(run, part, num_beams=num_beams, progress=options.progress_bar(len(right), "text"))
+    if written:
+        line = lambda *cells: "\t".join(" ".join(cell.split()) for cell in cells) + "\n"
+        with replacing(pathlib.Path(written)) as temporary:
+            lines = (line(source, text, *right[source]) for source, text in zip(right, texts, strict=True))
+            temporary.write_text("".join(lines), encoding="utf-8")
+    exact = exact_match(texts, list(right.values()))
+    return {"num_beams": num_beams, **dataclasses.asdict(scores), "exact": exact, "floor": dataclasses.asdict(task.floor(run, part))}
 
 
 def main() -> None:

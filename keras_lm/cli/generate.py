@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 import sys
@@ -25,7 +26,8 @@ _EPILOG = """examples:
   keras_lm-generate saved_models/quickstart --prompt 中国 --max-new-tokens 50 --seed 7
   keras_lm-generate saved_models/quickstart/model-int8.tflite --prompt 中国 --stream
 
-Prints the prompt and what follows it. Temperature 0 is greedy. The same seed gives the same text. The first call for a model compiles
+Prints the prompt and what follows it; of a run of translation or summarization the prompt is the source, and what is written for it is
+printed alone. Temperature 0 is greedy. The same seed gives the same text. The first call for a model compiles
 the sampler, which takes some seconds; what is compiled is kept in ~/.cache/keras_lm (KERAS_LM_XLA_CACHE= switches that off)."""
 
 
@@ -88,6 +90,12 @@ def generate(arguments: Sequence[str] | None) -> int:
             raise UserError("an export samples, and gives its text at once: --stream, --num-beams, --alpha and --draft need a run folder")
     guesser = _open_run(draft) if draft not in (None, "lookup") else draft
 
+    pairs = run.settings.reads_pairs if run else layout.find(folder)[1].get("reads_sources", False)
+    if pairs and draft:
+        raise UserError("--draft is for language models, not for translation and summarization")
+    if pairs and "temperature" not in given:
+        settings = dataclasses.replace(settings, temperature=0.0)  # one right answer is asked for
+
     options.keep_compilations()
     options.start_tensorflow()
     if stream:
@@ -95,10 +103,11 @@ def generate(arguments: Sequence[str] | None) -> int:
         return 0
     with options.Spinner("loading, compiling and generating"):
         texts = _from_export(folder, prompt, unknown, settings) if exported else _from_run(run, prompt, unknown, settings, search, guesser)
+    shown = "" if pairs else prompt  # a target stands alone
     for number, text in enumerate(texts):
         if number:
             print("-" * 20)
-        print(prompt + text.text)
+        print(shown + text.text)
         if text.tokens is not None:
             _print_tokens(text.tokens)
     return 0
@@ -138,12 +147,8 @@ def _open_run(folder: str) -> Run:
 
 
 def _generator(run: Run, prompt: str, unknown: str, guesser: Run | str | None = None):
-    from keras_lm.generation.text import TextGenerator
-
-    tokenizer = run.load_tokenizer()
-    _check_known(tokenizer, prompt, run.settings.clean, unknown)
-    draft = guesser.load_model() if isinstance(guesser, Run) else guesser
-    return TextGenerator(run.load_model(), tokenizer, clean=run.settings.clean, documents=run.settings.documents, draft=draft)
+    _check_known(run.load_tokenizer(), prompt, run.settings.clean, unknown)
+    return run.make_generator(draft=guesser.load_model() if isinstance(guesser, Run) else guesser)
 
 
 def _from_run(
@@ -168,9 +173,9 @@ def _from_run(
 def _stream(run: Run, prompt: str, unknown: str, settings: SamplingSettings) -> None:
     with options.Spinner("loading and compiling") as spinner:
         pieces = _generator(run, prompt, unknown).stream(prompt, settings)
-        first = next(pieces, "")
+        first = ("" if run.settings.reads_pairs else prompt) + next(pieces, "")
         spinner.stop()
-        for piece in itertools.chain([prompt + first], pieces):
+        for piece in itertools.chain([first], pieces):
             print(piece, end="", flush=True)
     print()
 
@@ -186,6 +191,8 @@ def _from_export(folder: str, prompt: str, unknown: str, settings: SamplingSetti
     metadata = generator.metadata
     tokenizer = tokenizers.load(generator.folder / layout.TOKENIZER)
     _check_known(tokenizer, prompt, metadata["clean"], unknown)
+    if generator.reads_sources:
+        return generator.generate([prompt], settings)
     length = len(prompt_ids(tokenizer, cleaning.compose(metadata["clean"])(tf.constant([prompt])), metadata["documents"])[0])
     context = metadata["context_length"]
     if context and length >= context:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.metadata
 import inspect
@@ -25,6 +26,7 @@ import time
 import traceback
 import types
 import typing
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from keras_lm.errors import UserError
@@ -142,6 +144,7 @@ def run(main: Callable[[], int | None], program: str) -> int:
     Returns:
         0 for success, 2 for bad input and for what the operating system refuses, 130 for Ctrl-C, 1 for anything else.
     """
+    warnings.showwarning = functools.partial(_show_warning, program, warnings.showwarning)
     try:
         return main() or 0
     except UserError as error:
@@ -159,6 +162,14 @@ def run(main: Callable[[], int | None], program: str) -> int:
             traceback.print_exc()
     print(f"{program}: {message}", file=sys.stderr)
     return status
+
+
+def _show_warning(program: str, usual: Callable[..., None], message: Warning, category: type[Warning], *where: object) -> None:
+    """What the library says to a person as one line; what Python says to programmers as ever."""
+    if category is UserWarning:
+        print(f"{program}: {message}", file=sys.stderr)
+    else:
+        usual(message, category, *where)
 
 
 def _describe(error: OSError) -> str:

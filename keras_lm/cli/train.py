@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from keras_lm import corpora
+from keras_lm import corpora, pairs
 from keras_lm.cli import options
 from keras_lm.errors import UserError
 from keras_lm.export import layout
@@ -25,6 +25,7 @@ _EPILOG = """examples:
   keras_lm-train --corpus book.txt --model lstm --steps 500 --out runs/book
   keras_lm-train --config recipes/quickstart.yaml
   keras_lm-train --tokens data/wiki --steps 100000 --out runs/wiki
+  keras_lm-train --task translation --corpus pairs.tsv --tokenizer sentencepiece --out runs/translator
   keras_lm-train --out runs/book --resume
   keras_lm-train --corpus book.txt --model lstm --dry-run
   keras_lm-train --corpus book.txt --model lstm --find-learning-rate rates.png
@@ -68,8 +69,10 @@ def train(arguments: Sequence[str] | None) -> int:
             check_free(settings.folder)
         if settings.tokens:
             _check_tokens(settings.tokens, asked)
-        elif not settings.corpus.startswith("tfds:"):
-            corpora.open_corpus(settings.corpus)  # a wrong name should not cost five seconds
+        elif not settings.corpus.startswith("tfds:"):  # a wrong name should not cost five seconds
+            (pairs.open_pairs if settings.reads_pairs else corpora.open_corpus)(settings.corpus)
+        if dry_run and settings.reads_pairs:
+            raise UserError(f"--dry-run is for --task lm, not for {settings.task}")
         if settings.word_vectors:
             _check_vectors(settings.word_vectors, settings.embedding_dim)
     if (run.settings if run else settings).tensorboard:

@@ -81,7 +81,7 @@ class CompiledDecode:
         fill = (0, width - 1, 0, dict.fromkeys(given[3], 0))
         given = tf.nest.map_structure(lambda tensor, value: padded_rows(tensor, rows, value), given, fill)
         run = lambda given: self._run(*given, rules, tf.zeros([slots], tf.bool), capacity)
-        # Where the graph says that there is one row, its products are made in parts for several cores (`keras_lm.layers.product`).
+        # Where the graph says that there is one row, its products are made in parts for several cores (`keras_lm.products.product`).
         one = lambda: tf.nest.map_structure(lambda tensor: tf.ensure_shape(tensor, [1, *tensor.shape[1:]]), given)
         ids, lengths, reasons = tf.cond(rows == 1, lambda: run(one()), lambda: run(given))
         return ids[:batch], lengths[:batch], reasons[:batch]

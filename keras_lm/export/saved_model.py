@@ -8,6 +8,9 @@ Signatures (every input and output has the batch as its first axis, so that TF S
 - `next_token`: `prompts` and `k` → `tokens`, `ids`, `probabilities`, best first;
 - `step`: ids and state → logits and state, for clients that stream (`keras_lm.export.stepping`).
 
+An encoder-decoder has three: `serving_default` and `generate` take `sources` in place of prompts, and by default the most probable token at
+each step; `score` takes `sources` and `targets`.
+
 No XLA inside: TF Serving switches it off by default, and a signature that needs it loads and then fails at every call. `xla=True` writes a
 version for servers that have it on (`keras_lm.export.compiled`).
 
@@ -64,8 +67,13 @@ ones while the server loads this version; without the flag they fail there, and 
 
 
 def default_settings(decoder: Decoder) -> SamplingSettings:
-    """The knobs that `serving_default` uses: those of `SamplingSettings`, but at most half a bounded context of new tokens."""
+    """The knobs that `serving_default` uses: those of `SamplingSettings`, but at most half a bounded context of new tokens.
+
+    Of an encoder-decoder greedy ones, since there one right answer is asked for, and all of its context.
+    """
     settings = SamplingSettings()
+    if decoder.encoder is not None:
+        return SamplingSettings(temperature=0.0, max_new_tokens=(decoder.context_length or settings.max_new_tokens + 1) - 1)
     if decoder.context_length is None:
         return settings
     return SamplingSettings(max_new_tokens=max(1, min(settings.max_new_tokens, decoder.context_length // 2)))
@@ -81,14 +89,15 @@ def export_model(
     settings: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
     xla: bool = False,
+    longest_source: int | None = None,
 ) -> pathlib.Path:
     """Writes the next version of an export.
 
     Args:
-        model: A causal model from ids to logits.
+        model: A causal model from ids to logits, or an encoder-decoder.
         tokenizer: The one it was trained with.
         folder: `saved_models/NAME`; the version goes to the next number inside, and appears there whole.
-        clean, documents: As in `keras_lm.generation.text.TextGenerator`.
+        clean, documents, longest_source: As in `keras_lm.generation.text.TextGenerator`.
         settings: The run's settings, for the metadata.
         metrics: The run's validation result, for the metadata.
         xla: Whether XLA compiles the signatures, in the process that serves them; default no.
@@ -97,7 +106,7 @@ def export_model(
         The version's folder.
 
     Raises:
-        UserError: a folder that holds something else, a tokenizer of another vocabulary.
+        UserError: a folder that holds something else, a tokenizer of another vocabulary, an encoder-decoder with `xla`.
         ValueError: a model that cannot be decoded step by step.
 
     Example:
@@ -115,8 +124,10 @@ def export_model(
     if decoder.vocabulary_size != tokenizer.vocabulary_size:
         sizes = f"{decoder.vocabulary_size} tokens, the tokenizer {tokenizer.vocabulary_size}"
         raise UserError(f"the model knows {sizes}: give the tokenizer that the model was trained with")
+    if xla and decoder.encoder is not None:
+        raise UserError("an encoder-decoder is exported without XLA: leave --xla out")
     defaults = default_settings(decoder)
-    module = Served(model, tokenizer, clean=clean, documents=documents, defaults=defaults, xla=xla)
+    module = Served(model, tokenizer, clean=clean, documents=documents, defaults=defaults, xla=xla, longest_source=longest_source)
     version = folder / str(max(layout.versions(folder), default=0) + 1)
     needs_text = tokenizer.needs_tensorflow_text or bool(cleaning.NEEDS_TENSORFLOW_TEXT & set(clean))
     libraries = ("keras_lm", "tensorflow", "keras", *(["tensorflow-text"] if needs_text else []))
@@ -126,6 +137,7 @@ def export_model(
         "tokenizer": tokenizer.kind,
         "vocabulary_size": tokenizer.vocabulary_size,
         "context_length": decoder.context_length,
+        "reads_sources": decoder.encoder is not None,
         "clean": list(clean),
         "documents": documents,
         "needs_tensorflow_text": needs_text,
@@ -168,16 +180,22 @@ class ExportedGenerator:
             cleaning.tensorflow_text()
         self._loaded = tf.saved_model.load(str(self.folder))  # must stay alive as long as its signatures
 
+    @property
+    def reads_sources(self) -> bool:
+        """Whether it is an encoder-decoder, whose prompts are sources."""
+        return self.metadata.get("reads_sources", False)
+
     def generate(self, prompts: Sequence[str], settings: SamplingSettings | None = None) -> list[Generated]:
         """Goes on with each prompt, as `TextGenerator.generate` does; a text ends where the model's context does."""
-        settings = settings or SamplingSettings()
+        settings = settings or (SamplingSettings(temperature=0.0) if self.reads_sources else SamplingSettings())
         for name in ("logit_bias", "forbid", "allow", "top_logprobs"):
             if getattr(settings, name) not in ((), "", None):
                 raise UserError(f"an export does not know {name}: generate from the run folder")
         if settings.num_samples > 1 or settings.when_full == "slide":
             raise UserError("an export gives one text for a prompt, within the context: generate from the run folder")
         knobs = vars(Knobs.of(settings, len(prompts)))
-        outputs = self._loaded.signatures["generate"](prompts=tf.constant(list(prompts), tf.string), **knobs)
+        text = {"sources" if self.reads_sources else "prompts": tf.constant(list(prompts), tf.string)}
+        outputs = self._loaded.signatures["generate"](**text, **knobs)
         results = []
         for text, count, reason in zip(*(outputs[name].numpy() for name in ("text", "num_tokens", "finish_reason")), strict=True):
             text, reason = text.decode(), reason.decode()
@@ -214,6 +232,7 @@ def export_run(run: Run, folder: str | os.PathLike | None = None, *, xla: bool =
         folder or run.settings.export,
         clean=run.settings.clean,
         documents=run.settings.documents,
+        longest_source=run.settings.sequence_length if run.settings.reads_pairs else None,
         settings=dataclasses.asdict(run.settings),
         metrics=best,
         xla=xla,

@@ -3,7 +3,8 @@
 Every input and output has the batch as its first axis, so that TF Serving can batch requests: what is one number for a person is a
 `[batch]` tensor here, or one of `[1]` for all rows. Nothing that a client sends hangs a graph or gives NaN: a knob out of range is taken
 for the nearest that is allowed (`BOUNDS`), one that is no number for its default; a text that is too long loses its beginning; bytes
-that are not UTF-8 become U+FFFD, on the way in and out; a batch of none gives a batch of none.
+that are not UTF-8 become U+FFFD, on the way in and out; a batch of none gives a batch of none. Of a source that is too long an
+encoder-decoder reads the beginning.
 
 A row depends on its own inputs alone, not on the requests it is batched with.
 """
@@ -24,7 +25,8 @@ from keras_lm.export.stepping import step_signature
 from keras_lm.generation.decode import Knobs, Rules, bias_against, decode, dtype_of, left_padded
 from keras_lm.generation.settings import FINISH_REASONS, SamplingSettings
 from keras_lm.generation.state import Decoder
-from keras_lm.generation.text import prompt_ids
+from keras_lm.generation.text import prompt_ids, source_ids
+from keras_lm.recurrent import run_model
 from keras_lm.tokenizers import Tokenizer
 
 MOST_TOKENS = 4096
@@ -63,7 +65,7 @@ class Served(tf.Module):
     Args:
         model: A causal model from ids to logits.
         tokenizer: The one it was trained with.
-        clean, documents: As in `keras_lm.generation.text.TextGenerator`.
+        clean, documents, longest_source: As in `keras_lm.generation.text.TextGenerator`.
         defaults: The knobs of `serving_default`, and those that `generate` takes for what is left out.
         xla: Whether XLA compiles what lies between the strings. Not in `step`, whose sizes are its client's.
 
@@ -80,14 +82,20 @@ class Served(tf.Module):
         documents: bool = True,
         defaults: SamplingSettings,
         xla: bool = False,
+        longest_source: int | None = None,
     ):
         super().__init__()
         self.weights = [variable.value for variable in model.variables]
         self.tokenizer = tokenizer
         decoder = Decoder(model)
-        graphs = _Graphs(decoder, tokenizer, clean, documents, defaults, xla)
         text = Input(tf.TensorSpec([None], tf.string))
-        knobs = {name: Input(tf.TensorSpec([None], dtype_of(name)), value, BOUNDS[name]) for name, value in graphs.defaults.items()}
+        if decoder.encoder is not None:
+            pairs = _PairGraphs(decoder, tokenizer, clean, documents, defaults, xla)
+            pairs.longest_source = longest_source or decoder.context_length or MOST_TOKENS
+            self.entries = _pair_entries(pairs, text)
+            return
+        graphs = _Graphs(decoder, tokenizer, clean, documents, defaults, xla)
+        knobs = graphs.knobs()
         k = Input(tf.TensorSpec([None], tf.int32), np.array([10], np.int32), (1, graphs.most_candidates))
         self.entries: dict[str, Signature] = {
             "serving_default": Signature("Goes on with each prompt, with the default knobs.", {"prompts": text}, graphs.generate),
@@ -129,6 +137,10 @@ class _Graphs:
         self._sum = jit(self._log_likelihood) if xla else self._log_likelihood
         self._completed = tf.function(self._complete, autograph=False)  # traced once, for two signatures
 
+    def knobs(self) -> dict[str, Input]:
+        """What `generate` takes besides the text."""
+        return {name: Input(tf.TensorSpec([None], dtype_of(name)), value, BOUNDS[name]) for name, value in self.defaults.items()}
+
     def generate(self, prompts: tf.Tensor, *knobs: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(prompts)[:1]
         given = dict(zip(Knobs.names(), knobs or self.defaults.values(), strict=True))
@@ -148,8 +160,11 @@ class _Graphs:
         else:
             room = tf.fill(rows, MOST_TOKENS)
         capacity = tf.reduce_max(tf.minimum(knobs.max_new_tokens, room))
+        return self._written(prompt, padding, knobs, capacity=capacity, room=room)
+
+    def _written(self, prompt: tf.Tensor, padding: tf.Tensor, knobs: Knobs, **sizes: tf.Tensor) -> tuple[tf.Tensor, ...]:
         rules = Rules(end_id=self._tokenizer.end_id, bias=tf.constant(self._bias))
-        new, lengths, reasons = self._decode(prompt, padding, knobs, rules, capacity=capacity, room=room)
+        new, lengths, reasons = self._decode(prompt, padding, knobs, rules, **sizes)
         text = tf.strings.reduce_join(tf.gather(tf.constant(self._pieces), new), axis=1)  # behind a text's end stands padding: no piece
         return _valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
 
@@ -224,6 +239,55 @@ class _Graphs:
         ids = prompt_ids(self._tokenizer, self._cleaner(_valid_utf8(prompts)), self._documents)
         longest = tf.maximum(tf.minimum(tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32), most), 1)
         return left_padded(ids[:, -most:], 1 + (bucket(longest, min(NARROWEST, most)) if self._xla else longest))
+
+
+class _PairGraphs(_Graphs):
+    """The same of an encoder-decoder: sources in place of prompts."""
+
+    longest_source: int
+
+    def _complete(self, sources: tf.Tensor, given: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        rows, context, knobs = tf.shape(sources)[0], self._decoder.context_length, Knobs(**given)
+        prompt = tf.repeat([[self._tokenizer.pad_id, self._tokenizer.start_id]], rows, axis=0)
+        room = tf.fill([rows], context - 1 if context else MOST_TOKENS)
+        capacity = tf.reduce_max(tf.minimum(knobs.max_new_tokens, room))
+        return self._written(prompt, tf.ones([rows], tf.int32), knobs, capacity=capacity, room=room, source=self._sources(sources))
+
+    def score(self, sources: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
+        nothing = lambda: (tf.zeros([0]), tf.zeros([0], tf.int32))
+        log_likelihood, count = tf.cond(tf.size(sources) > 0, lambda: self._scored(sources, targets), nothing)
+        mean = tf.math.divide_no_nan(log_likelihood, tf.cast(count, tf.float32))
+        return {"log_likelihood": log_likelihood, "num_tokens": count, "perplexity": tf.exp(-mean)}
+
+    def _scored(self, sources: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        tokenizer, most = self._tokenizer, self._decoder.context_length or MOST_TOKENS
+        ids = tokenizer.tokenize(self._cleaner(_valid_utf8(targets)))[:, :most]
+        start, end = (tf.fill([tf.shape(sources)[0], 1], edge) for edge in (tokenizer.start_id, tokenizer.end_id))
+        labels = tf.concat([ids, end], axis=1)[:, :most]
+        count = tf.cast(labels.row_lengths(), tf.int32)
+        inputs = tf.concat([start, ids], axis=1)[:, :most]
+        logits = run_model(self._decoder.model, [self._sources(sources), inputs.to_tensor(shape=[None, None])])
+        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels.to_tensor(shape=[None, None]), logits)
+        return -tf.reduce_sum(losses * tf.sequence_mask(count, tf.shape(losses)[1], tf.float32), axis=1), count
+
+    def _sources(self, sources: tf.Tensor) -> tf.Tensor:
+        return source_ids(self._tokenizer, self._cleaner(_valid_utf8(sources)))[:, : self.longest_source].to_tensor(shape=[None, None])
+
+
+def _pair_entries(graphs: _PairGraphs, text: Input) -> dict[str, Signature]:
+    return {
+        "serving_default": Signature("Writes a target for each source, with the default knobs.", {"sources": text}, graphs.generate),
+        "generate": Signature(
+            "Writes a target for each source. The knobs are those of keras_lm's SamplingSettings, each a value a row or one for all.",
+            {"sources": text, **graphs.knobs()},
+            graphs.generate,
+        ),
+        "score": Signature(
+            "How probable each target is, given its source: ln P summed over its tokens and its end, their number, and exp(-mean).",
+            {"sources": text, "targets": text},
+            graphs.score,
+        ),
+    }
 
 
 def _bounded(name: str, value: tf.Tensor, default: np.ndarray) -> tf.Tensor:

@@ -35,13 +35,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lm.errors import unknown_name
+from keras_lm.errors import UserError, unknown_name
 from keras_lm.export.saved_model import default_settings
 from keras_lm.export.tflite_generator import FORMAT, SUFFIX, VOCABULARY
 from keras_lm.files import replacing
 from keras_lm.generation.litert_convert import PRECISIONS, convert, memories
 from keras_lm.generation.numpy_filters import KNOBS
 from keras_lm.generation.state import Decoder
+from keras_lm.models import encoder_of
 from keras_lm.tokenizers import Tokenizer
 from keras_lm.training.run import Run
 
@@ -102,7 +103,7 @@ def export_lite_model(
         The `.tflite` written.
 
     Raises:
-        UserError: no such precision.
+        UserError: no such precision; an encoder-decoder.
 
     Example:
 
@@ -113,6 +114,8 @@ def export_lite_model(
     >>> path.name, sorted(file.name for file in path.parent.iterdir())
     ('model-int8.tflite', ['model-int8.tflite', 'vocabulary.json'])
     """
+    if encoder_of(model) is not None:
+        raise UserError("a LiteRT file takes language models alone: an encoder-decoder is exported as a SavedModel")
     if quantize not in (None, *PRECISIONS):
         raise unknown_name("quantize", quantize, PRECISIONS)
     folder, decoder = pathlib.Path(folder), Decoder(model)

@@ -60,6 +60,7 @@ class BeamSearch(Search):
         prompts: Sequence[Sequence[int]],
         settings: BeamSettings,
         *,
+        sources: Sequence[Sequence[int]] | None = None,
         bias: Mapping[int, float] | None = None,
         stop: Sequence[bytes] = (),
         constraint: automata.Constraint | None = None,
@@ -69,7 +70,7 @@ class BeamSearch(Search):
         Args:
             prompts: Ids, at least one a row; none longer than the context allows.
             settings: How to search. Another number of beams or of groups compiles anew, other values do not.
-            bias, stop, constraint: As in `Sampler.stream`.
+            sources, bias, stop, constraint: As in `Sampler.stream`.
 
         Returns:
             For each prompt its best texts, best first: `settings.num_return`, or as many as there are where rules leave fewer. Where they
@@ -83,7 +84,7 @@ class BeamSearch(Search):
         beams, told = settings.num_beams, (bias, stop, constraint)
         numbers = {name: getattr(settings, name) for name in ("length_penalty", "diversity_penalty", "early_stopping")}
         static = {"samples": beams, "num_beams": beams, "num_beam_groups": settings.num_beam_groups}
-        start, found = self._run(search, prompts, settings.sampling(), told, numbers, **static)
+        start, found = self._run(search, prompts, settings.sampling(), told, numbers, sources=sources, **static)
         start, found = int(start) + 1, {name: value.numpy() for name, value in found.items()}
         return [
             [
@@ -190,7 +191,7 @@ def search(
         after = {
             **carry,
             "step": step + 1,
-            "state": decoder.take_rows(state, parent),
+            "state": decoder.take_rows(state, parent, same_sources=True),
             "token": token,
             "history": tf.tensor_scatter_nd_update(history, [[slot + 1]], token[None]),
             "seen": tf.tensor_scatter_nd_add(tf.gather(carry["seen"], parent), *one_each),

@@ -52,6 +52,7 @@ class ContrastiveSearch(Search):
         prompts: Sequence[Sequence[int]],
         settings: ContrastiveSettings,
         *,
+        sources: Sequence[Sequence[int]] | None = None,
         bias: Mapping[int, float] | None = None,
         stop: Sequence[bytes] = (),
         constraint: automata.Constraint | None = None,
@@ -61,7 +62,7 @@ class ContrastiveSearch(Search):
         Args:
             prompts: Ids, at least one a row; none longer than the context allows.
             settings: How to search. Another `top_k` compiles anew, other values do not.
-            bias, stop, constraint: As in `Sampler.stream`.
+            sources, bias, stop, constraint: As in `Sampler.stream`.
 
         Raises:
             ValueError: an empty prompt, or one that fills the context; stop strings without pieces.
@@ -70,7 +71,7 @@ class ContrastiveSearch(Search):
             return []
         top_k = min(settings.top_k, self._sampler.decoder.vocabulary_size)
         told, numbers = (bias, stop, constraint), {"alpha": settings.alpha}
-        history, *rest = self._run(search, prompts, settings.sampling(), told, numbers, samples=top_k, top_k=top_k)
+        history, *rest = self._run(search, prompts, settings.sampling(), told, numbers, sources=sources, samples=top_k, top_k=top_k)
         start, lengths, reasons = (tensor.numpy() for tensor in rest)
         texts = history.numpy()[start + 1 :].T
         return [
@@ -100,10 +101,11 @@ class RememberingDecoder(Decoder):
     def __init__(self, model: keras.Model):
         super().__init__(model)
         zeros = tf.zeros([1, 1], tf.int32)
-        self._width = self.extend_hidden(zeros, super().init_state(1, 1), 0, zeros[0])[1].shape[-1]
+        state = super().init_state(1, 1, None if self.encoder is None else zeros)
+        self._width = self.extend_hidden(zeros, state, 0, zeros[0])[1].shape[-1]
 
-    def init_state(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> State:
-        return {**super().init_state(batch_size, length), DIRECTIONS: tf.zeros([batch_size, length, self._width])}
+    def init_state(self, batch_size: int | tf.Tensor, length: int | tf.Tensor, source: tf.Tensor | None = None) -> State:
+        return {**super().init_state(batch_size, length, source), DIRECTIONS: tf.zeros([batch_size, length, self._width])}
 
     def extend(self, ids: tf.Tensor, state: State, start: int | tf.Tensor, padding: tf.Tensor) -> tuple[tf.Tensor, State]:
         logits, hidden, state = self.extend_hidden(ids, state, start, padding)

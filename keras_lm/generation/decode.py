@@ -98,6 +98,7 @@ def begin(
     samples: int = 1,
     alternatives: int | None = None,
     constrained: bool = False,
+    source: tf.Tensor | None = None,
 ) -> Carry:
     """Reads all but the last token of each prompt.
 
@@ -110,14 +111,17 @@ def begin(
         samples: How many texts each prompt gets; they stand side by side, and the prompt is read once.
         alternatives: Whether the tokens' log-probabilities are kept, and of how many others beside each; `None`: not at all.
         constrained: Whether the texts begin in the first state of a constraint.
+        source: `(batch, source_time)` int32, padded with 0 on the right: what an encoder-decoder reads.
 
     Returns:
         What `advance` takes, for `batch * samples` rows.
     """
     batch, width = tf.shape(prompt)[0], tf.shape(prompt)[1] if prompt.shape[1] is None else prompt.shape[1]
-    state = decoder.init_state(batch, width - 1)
+    state = decoder.init_state(batch, width - 1, *([] if source is None else [source]))
     _, state = decoder.extend(prompt[:, :-1], state, 0, padding)
     salt = counter_rng.salt_of(prompt, padding)
+    if source is not None:  # reversed, its padding stands in front
+        salt += counter_rng.salt_of(tf.reverse(source, [1]), tf.reduce_sum(tf.cast(source == 0, tf.int32), axis=1))
     seen = count_tokens(prompt, padding, decoder.vocabulary_size)
     # The padding that all rows share is cut off: what a step attends to is bounded by the text, not by the width of the prompt.
     shift = tf.reduce_min(padding)
@@ -265,12 +269,20 @@ def shaped(logits: tf.Tensor, knobs: Knobs) -> tf.Tensor:
 
 
 def decode(
-    decoder: Decoder, prompt: tf.Tensor, padding: tf.Tensor, knobs: Knobs, rules: Rules, *, capacity: int | tf.Tensor, room: tf.Tensor
+    decoder: Decoder,
+    prompt: tf.Tensor,
+    padding: tf.Tensor,
+    knobs: Knobs,
+    rules: Rules,
+    *,
+    capacity: int | tf.Tensor,
+    room: tf.Tensor,
+    source: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Extends a batch of prompts: `begin` and `advance`.
 
     Args:
-        decoder, prompt, padding, knobs, rules, room: As there.
+        decoder, prompt, padding, knobs, rules, room, source: As there.
         capacity: The most tokens that can come out; static for XLA.
 
     Returns:
@@ -278,7 +290,7 @@ def decode(
         index into `FINISH_REASONS`.
     """
     width = tf.shape(prompt)[1] if prompt.shape[1] is None else prompt.shape[1]
-    carry = begin(decoder, prompt, padding, slots=width - 1 + capacity)
+    carry = begin(decoder, prompt, padding, slots=width - 1 + capacity, source=source)
     carry = advance(decoder, carry, knobs, rules, room=room, until=capacity)
     ids = tf.gather(carry["history"], carry["start"] + 1 + tf.range(capacity))
     ids = tf.where(tf.range(capacity)[:, None] < carry["length"], ids, 0)

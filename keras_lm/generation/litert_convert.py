@@ -28,9 +28,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lm.attention import SelfAttention, rotate
 from keras_lm.errors import UserError
 from keras_lm.generation.litert_runtime import Memory
-from keras_lm.layers import CausalSelfAttention, PositionEmbedding, TransformerBlock, rotate
+from keras_lm.layers import PositionEmbedding, TransformerBlock
 from keras_lm.models import run_layers
 
 PRECISIONS = ("float32", "float16", "int8")
@@ -104,7 +105,7 @@ def memories(model: keras.Model) -> list[Memory]:
     result = []
     for layer in _flat_layers(model):
         name = _name(layer)
-        if isinstance(layer, TransformerBlock | CausalSelfAttention):
+        if isinstance(layer, TransformerBlock | SelfAttention):
             attention = layer.attention if isinstance(layer, TransformerBlock) else layer
             result += [Memory(f"{name}_{part}", "cache", (attention.num_kv_heads, attention.head_dim)) for part in ("key", "value")]
         elif isinstance(layer, keras.layers.RNN):
@@ -170,11 +171,11 @@ class _Walk:
             if isinstance(layer, PositionEmbedding):
                 positions = tf.minimum(self._positions, layer.context_length - 1) if self._count > 1 else self._positions
                 return x + self._rows_of(layer.embeddings, positions)
-            if isinstance(layer, CausalSelfAttention):
+            if isinstance(layer, SelfAttention):
                 return self._attention(_name(layer), layer, x)
             if isinstance(layer, TransformerBlock):
-                x = x + self._attention(_name(layer), layer.attention, layer.attention_norm(x))
-                return x + self._dense(layer.narrow, layer.activation(self._dense(layer.widen, layer.feed_forward_norm(x))))
+                x = layer.add_branch(x, layer.attention_norm, lambda x: self._attention(_name(layer), layer.attention, x))
+                return layer.add_branch(x, layer.feed_forward_norm, lambda x: self._feed_forward(layer, x))
             if isinstance(layer, keras.layers.RNN):
                 return self._recurrent(layer, x)
             return self._dense(layer, x) if type(layer) is keras.layers.Dense else layer(x, **kwargs)
@@ -206,13 +207,17 @@ class _Walk:
         y = tf.reshape(flat, [self._batch, self._count, flat.shape[-1]])
         return layer.activation(y if layer.bias is None else y + layer.bias)
 
-    def _attention(self, name: str, layer: CausalSelfAttention, x: tf.Tensor) -> tf.Tensor:
+    def _feed_forward(self, layer: TransformerBlock, x: tf.Tensor) -> tf.Tensor:
+        hidden = layer.activation(self._dense(layer.gate if layer.gated else layer.widen, x))
+        return self._dense(layer.narrow, hidden * self._dense(layer.widen, x) if layer.gated else hidden)
+
+    def _attention(self, name: str, layer: SelfAttention, x: tf.Tensor) -> tf.Tensor:
         batch, count, groups, width = self._batch, self._count, layer.num_kv_heads, layer.head_dim
         shared = layer.num_heads // groups
         heads = tf.reshape(self._dense(layer.qkv, x), [batch, count, layer.num_heads + 2 * groups, width])
         if layer.rotary:
             turned, value = tf.split(heads, [layer.num_heads + groups, groups], axis=2)
-            query, key = tf.split(rotate(turned, self._positions), [layer.num_heads, groups], axis=2)
+            query, key = tf.split(rotate(turned, self._positions, layer.rotary_base), [layer.num_heads, groups], axis=2)
         else:
             query, key, value = tf.split(heads, [layer.num_heads, groups, groups], axis=2)
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value

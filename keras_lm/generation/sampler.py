@@ -48,7 +48,8 @@ class Sampler:
     """Generates ids from a model.
 
     Args:
-        model: A causal Sequential or Functional model from ids to logits. Its weights are read at each call: train on, and sample again.
+        model: A causal Sequential or Functional model from ids to logits, or an encoder-decoder. Its weights are read at each call: train
+            on, and sample again.
         end_id: The token that ends a text.
         never: Ids that are never chosen (padding, unknown, start).
         pieces: The bytes that each id writes (`Tokenizer.pieces()`); stop strings need them.
@@ -104,7 +105,7 @@ class Sampler:
         Args:
             prompts: Ids, at least one a row; none longer than the context allows.
             settings: How to sample. Of the fields that hold text (`stop`, `logit_bias`, `forbid`, `allow`) it knows nothing.
-            **rules: `bias`, `stop` and `constraint` as in `stream`.
+            **rules: `sources`, `bias`, `stop` and `constraint` as in `stream`.
 
         Returns:
             A `Continuation` for each text: `settings.num_samples` for each prompt, side by side.
@@ -120,6 +121,7 @@ class Sampler:
         prompts: Sequence[Sequence[int]],
         settings: SamplingSettings,
         *,
+        sources: Sequence[Sequence[int]] | None = None,
         bias: Mapping[int, float] | None = None,
         stop: Sequence[bytes] = (),
         constraint: automata.Constraint | None = None,
@@ -129,6 +131,7 @@ class Sampler:
 
         Args:
             prompts, settings: As in `generate`.
+            sources: What the encoder of an encoder-decoder reads, ids for each prompt; the prompt is then what the target begins with.
             bias: What is added to the logits of some ids; -inf forbids them.
             stop: The bytes of strings at which a text ends; the token that completes one is its last.
             constraint: What the new text may be.
@@ -139,14 +142,14 @@ class Sampler:
         """
         if not prompts:
             return
-        self._check(prompts, stop)
+        self._check(prompts, stop, sources)
         rules = self._rules(bias, stop, constraint)
         samples, batch = settings.num_samples, len(prompts) * settings.num_samples
         windows = [list(prompt) for prompt in prompts]
         texts = [list(prompt) for prompt in prompts for _ in range(samples)]
         kept: Carry = {}
         while True:
-            carry, room = self._begin(windows, settings, kept, constraint is not None, batch)
+            carry, room = self._begin(windows, settings, kept, constraint is not None, batch, sources)
             knobs = Knobs.of(settings, batch)
             most = int(max(np.minimum(room, settings.max_new_tokens) - carry["length"].numpy()))
             until = 0
@@ -166,12 +169,17 @@ class Sampler:
             if settings.when_full != "slide" or not slid.any():
                 return
             windows = [text[-max(1, self.decoder.context_length // 2) :] for text in texts]
+            sources = sources and [source for source in sources for _ in range(samples)]
             samples = 1
             kept = {name: carry[name] for name in ("seen", "fresh", "salt", "length", "node", "place")}
             kept["reason"] = tf.constant(np.where(slid, -1, reason), tf.int32)
 
-    def _check(self, prompts: Sequence[Sequence[int]], stop: Sequence[bytes]) -> None:
+    def _check(self, prompts: Sequence[Sequence[int]], stop: Sequence[bytes], sources: Sequence[Sequence[int]] | None = None) -> None:
         check_prompts(prompts, self.decoder.context_length)
+        if (sources is None) != (self.decoder.encoder is None):
+            raise ValueError("an encoder-decoder needs sources, one for each prompt, and no other model takes them")
+        if sources is not None and (len(sources) != len(prompts) or not all(map(len, sources))):
+            raise ValueError(f"there must be a source, of one token at least, for each of the {len(prompts)} prompts")
         if stop and self._pieces is None:
             raise ValueError("stop strings need the pieces of the tokenizer: give the constructor pieces=tokenizer.pieces()")
 
@@ -188,7 +196,9 @@ class Sampler:
             degree=0 if constraint is None else constraint.degree,
         )
 
-    def _begin(self, windows, settings: SamplingSettings, kept: Carry, constrained: bool, batch: int) -> tuple[Carry, np.ndarray]:
+    def _begin(
+        self, windows, settings: SamplingSettings, kept: Carry, constrained: bool, batch: int, sources: Sequence | None = None
+    ) -> tuple[Carry, np.ndarray]:
         context, longest = self.decoder.context_length, max(map(len, windows))
         samples = batch // len(windows)
         done = kept["length"].numpy() if kept else np.zeros(batch, np.int32)
@@ -202,8 +212,13 @@ class Sampler:
         alternatives = None if settings.top_logprobs is None else min(MOST_LOGPROBS, self.decoder.vocabulary_size)
         options = {"slots": slots, "samples": samples, "alternatives": alternatives, "constrained": constrained}
         options["cache_slots"] = self._cache_slots(prompt.shape[1] - 1, slots)
-        function = self._function("begin", lambda *inputs: begin(self.decoder, *inputs, **options), *prompt.shape, *options.values())
-        return {**function(prompt, padding), **kept}, room
+        source = [] if sources is None else [_right_padded(sources, context)]
+
+        def traced(prompt: tf.Tensor, padding: tf.Tensor, *source: tf.Tensor) -> Carry:
+            return begin(self.decoder, prompt, padding, **options, source=source[0] if source else None)
+
+        function = self._function("begin", traced, *prompt.shape, *(part.shape for part in source), *options.values())
+        return {**function(prompt, padding, *source), **kept}, room
 
     def _cache_slots(self, used: int, slots: int) -> int:
         """How many slots the caches get when so many are used and one more is needed."""
@@ -284,7 +299,18 @@ def _left_padded(rows: Sequence[Sequence[int]], size: int) -> tuple[np.ndarray, 
     return ids, padding
 
 
+def _right_padded(rows: Sequence[Sequence[int]], context: int | None) -> np.ndarray:
+    """Sources side by side, in a bucket of their own, which does not go beyond the positions that the model has."""
+    longest = max(map(len, rows))
+    width = max(SMALLEST_SOURCE, power_of_two(longest))
+    ids = np.zeros([len(rows), max(longest, min(width, context or width))], np.int32)
+    for number, row in enumerate(rows):
+        ids[number, : len(row)] = row
+    return ids
+
+
 UNBOUNDED = 1 << 30
+SMALLEST_SOURCE = 16
 SMALLEST = 256  # slots: room for less is not worth a compilation of its own
 
 

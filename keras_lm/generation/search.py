@@ -44,6 +44,7 @@ class Search:
         told: tuple[Mapping[int, float] | None, Sequence[bytes], automata.Constraint | None],
         numbers: Mapping[str, float],
         *,
+        sources: Sequence[Sequence[int]] | None,
         samples: int,
         **static: int,
     ):
@@ -52,14 +53,15 @@ class Search:
         Args:
             function: Called as `function(decoder, carry, knobs, rules, room=..., **numbers, **static)`; `room` holds a number a prompt.
             told: Bias, stop strings and constraint, as in `Sampler.stream`.
+            sources: As there.
             numbers: Become scalar tensors.
             static: Compiled in.
         """
         sampler = self._sampler
         bias, stop, constraint = told
-        sampler._check(prompts, stop)
+        sampler._check(prompts, stop, sources)
         rules, batch = sampler._rules(bias, stop, constraint), len(prompts) * samples
-        carry, room = sampler._begin([list(prompt) for prompt in prompts], settings, {}, constraint is not None, batch)
+        carry, room = sampler._begin([list(prompt) for prompt in prompts], settings, {}, constraint is not None, batch, sources)
         tables = {name: getattr(rules, name) for name in ("bias", "stop", "pieces", "constraint")}
 
         def traced(carry, knobs, tables, inputs):

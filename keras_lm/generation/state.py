@@ -1,9 +1,12 @@
 """Any causal model, step by step: what it remembers of a text, and how to extend that text by some tokens.
 
 A model is written once, as its full forward pass. Here its layers are walked: a recurrent layer gives its cell and states, a layer with a
-cache its `init_cache` and `extend` (see `keras_lm.layers`), a position-wise layer is simply called, and any other is refused by name.
+cache its `init_cache` and `extend` (see `keras_lm.attention`), a position-wise layer is simply called, and any other is refused by name.
 A cache is a structure of tensors laid out `(batch, heads, time, ...)`; the states of a recurrent layer are `(batch, ...)`.
 The full pass and the stepwise one agree; `tests/generation/test_state.py` holds every model to it.
+
+Of an encoder-decoder the target is what is extended. Its encoder is a model of its own, called `encoder`, inside; it reads the source once,
+in the first call, and what the layers behind it need of that stays in their caches.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lm.layers import apply_dense, apply_reversed, product
-from keras_lm.models import run_layers
-from keras_lm.recurrent import run_recurrent
+from keras_lm.attention import MEMORY
+from keras_lm.models import encoder_of, run_layers
+from keras_lm.products import apply_dense, apply_reversed, product
+from keras_lm.recurrent import run_model, run_recurrent
 
 State = dict[str, Any]
-"""By layer name: a cache of `keras_lm.layers`, or a list of a recurrent layer's states."""
+"""By layer name: a cache of `keras_lm.attention`, or a list of a recurrent layer's states."""
+
+_SOURCE = "source ids"  # no layer's name has a space
 
 POSITION_WISE = (
     keras.layers.Activation,
@@ -46,9 +52,10 @@ class Decoder:
     """A model as prefill and step, in one method: `extend`.
 
     Args:
-        model: A built causal Sequential or Functional model from ids to logits.
+        model: A built causal Sequential or Functional model from ids to logits, or an encoder-decoder from source and target ids.
 
     Attributes:
+        encoder: The part that reads the source; `None` for a model that has none.
         context_length: The longest text in tokens, or `None` where nothing bounds it (recurrent models).
         vocabulary_size: The width of the logits.
 
@@ -67,7 +74,8 @@ class Decoder:
 
     def __init__(self, model: keras.Model):
         self.model = model
-        layers = list(_leaves(model))
+        self.encoder = encoder_of(model)
+        layers = list(_leaves(model, self.encoder))
         for layer in layers:
             _check(layer)
         if len({layer.name for layer in layers}) != len(layers):
@@ -78,12 +86,15 @@ class Decoder:
         self.context_length: int | None = min(lengths, default=None)
         self.vocabulary_size: int = model.outputs[0].shape[-1]
 
-    def init_state(self, batch_size: int | tf.Tensor, length: int | tf.Tensor) -> State:
-        """The state before any text, with room for `length` slots."""
-        return {
+    def init_state(self, batch_size: int | tf.Tensor, length: int | tf.Tensor, source: tf.Tensor | None = None) -> State:
+        """The state before any text, with room for `length` slots; an encoder-decoder wants its `source`, ids `(batch, source_time)`."""
+        state: State = {
             layer.name: layer.get_initial_state(batch_size) if _is_recurrent(layer) else layer.init_cache(batch_size, length)
             for layer in self._remembering
         }
+        if (source is None) != (self.encoder is None):
+            raise ValueError(f"{self.model.name} {'reads no source' if self.encoder is None else 'needs a source'}")
+        return state if source is None else {**state, _SOURCE: source}
 
     def input_rows(self) -> tf.Tensor | None:
         """What each token adds to the gates of the first recurrent layer, `(vocabulary, gates)`, where that is less than its input kernel.
@@ -131,24 +142,37 @@ class Decoder:
 
     def num_slots(self, state: State) -> int | None:
         """How many slots the caches in it have, or `None` where there are none: the state of a recurrent model does not grow."""
-        caches = [tf.nest.flatten(state[layer.name]) for layer in self._remembering if not _is_recurrent(layer)]
-        return next((cache.shape[2] for parts in caches for cache in parts), None)
+        caches = [state[layer.name] for layer in self._remembering if not _is_recurrent(layer)]
+        return next((part.shape[2] for cache in caches for name, part in cache.items() if _grows(name, part)), None)
 
     def moved(self, state: State, shift: tf.Tensor, length: int | tf.Tensor) -> State:
         """The state with its first `shift` slots dropped and room for `length` slots; what lies behind the text is not defined."""
 
-        def move(cache: tf.Tensor) -> tf.Tensor:
-            slots = tf.minimum(tf.range(length) + shift, tf.shape(cache)[2] - 1)
-            return tf.gather(cache, slots, axis=2)
+        def move(name: str, part: tf.Tensor) -> tf.Tensor:
+            if not _grows(name, part):
+                return part
+            slots = tf.minimum(tf.range(length) + shift, tf.shape(part)[2] - 1)
+            return tf.gather(part, slots, axis=2)
 
         return {
-            layer.name: state[layer.name] if _is_recurrent(layer) else tf.nest.map_structure(move, state[layer.name])
+            layer.name: state[layer.name] if _is_recurrent(layer) else {name: move(name, part) for name, part in state[layer.name].items()}
             for layer in self._remembering
         }
 
-    def take_rows(self, state: State, rows: tf.Tensor) -> State:
-        """The state of a batch made of the given `rows` of this one, `(new batch,)` int32: to repeat, reorder or drop texts."""
-        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), state)
+    def take_rows(self, state: State, rows: tf.Tensor, same_sources: bool = False) -> State:
+        """The state of a batch made of the given `rows` of this one, `(new batch,)` int32: to repeat, reorder or drop texts.
+
+        Where each row takes the place of one with the `same_sources`, as in a beam search, what was kept of the source stays where it is.
+        """
+
+        def take(part: State) -> State:
+            return {
+                name: value if same_sources and name.startswith(MEMORY) else take(value) if isinstance(value, dict) else gather(value)
+                for name, value in part.items()
+            }
+
+        gather = lambda value: tf.nest.map_structure(lambda tensor: tf.gather(tensor, rows), value)
+        return take(state)
 
     def _walk(
         self,
@@ -161,14 +185,18 @@ class Decoder:
         input_rows: tf.Tensor | None = None,
     ) -> tuple[tf.Tensor, State]:
         state = dict(state)
+        source = state.pop(_SOURCE, None)
         # A scan over slots that hold text in every row needs no mask; only the first one can hold padding.
-        mask = tf.range(tf.shape(ids)[1])[None] >= padding[:, None] if isinstance(start, int) and start == 0 else None
+        begins = isinstance(start, int) and start == 0
+        mask = tf.range(tf.shape(ids)[1])[None] >= padding[:, None] if begins else None
         output_layer = (
             self.model.outputs[0]._keras_history.operation if not isinstance(self.model, keras.Sequential) else self.model.layers[-1]
         )
 
         def replace(layer: keras.Operation) -> Callable:
-            def recurrent(x: tf.Tensor, **_: Any) -> tf.Tensor:
+            def recurrent(x: tf.Tensor, initial_state: Any = None, **_: Any) -> tf.Tensor:
+                if initial_state is not None and begins:
+                    state[layer.name] = tf.nest.flatten(initial_state)
                 if x.shape[1] == 1 and mask is None:
                     by_row = input_rows is not None and layer is self._read_by_row[1]
                     from_input = tf.gather(input_rows, ids[:, 0]) if by_row else None
@@ -177,8 +205,8 @@ class Decoder:
                 outputs, state[layer.name] = run_recurrent(layer, x, state[layer.name], mask)
                 return outputs
 
-            def cached(x: tf.Tensor, **_: Any) -> tf.Tensor:
-                outputs, state[layer.name] = layer.extend(x, state[layer.name], start, padding)
+            def cached(x: tf.Tensor, *memory: tf.Tensor, training: Any = None, **kwargs: tf.Tensor) -> tf.Tensor:
+                outputs, state[layer.name] = layer.extend(x, state[layer.name], start, padding, *memory, **kwargs)
                 return outputs
 
             def position_wise(*inputs: Any, **kwargs: Any) -> tf.Tensor:
@@ -192,7 +220,16 @@ class Decoder:
 
             return recurrent if _is_recurrent(layer) else cached if _remembers(layer) else position_wise
 
-        logits = tf.cast(run_layers(self.model, ids, replace), tf.float32)
+        inputs = ids if self.encoder is None else [ids if source is None else source, ids]
+
+        def encode(inputs: list[tf.Tensor], **_: Any) -> list[tf.Tensor]:
+            if source is not None:
+                return run_model(self.encoder, inputs)
+            # Behind the first call nothing of the encoder is read: what it gave is in the caches.
+            return tf.nest.map_structure(lambda _: tf.zeros([]), self.encoder.output)
+
+        encoder = lambda model: encode if model is self.encoder else None
+        logits = tf.cast(run_layers(self.model, inputs, replace, encoder), tf.float32)
         return (logits[:, -1] if last_only else logits), state
 
 
@@ -247,14 +284,18 @@ def _read_by_row(layers: list[keras.Operation]) -> tuple[keras.layers.Embedding,
     return (first, others[0]) if plain and first.input_dim <= first.output_dim and _is_written_out(others[0].cell) else None
 
 
-def _leaves(model: keras.Model) -> Iterator[keras.Operation]:
+def _leaves(model: keras.Model, encoder: keras.Model | None = None) -> Iterator[keras.Operation]:
     for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
+        if isinstance(layer, keras.layers.InputLayer) or layer is encoder:
             continue
         if isinstance(layer, keras.Model):
             yield from _leaves(layer)
         else:
             yield layer
+
+
+def _grows(name: str, part: tf.Tensor) -> bool:
+    return not name.startswith(MEMORY) and len(part.shape) > 2
 
 
 def _is_recurrent(layer: keras.Operation) -> bool:
@@ -271,9 +312,11 @@ def _check(layer: keras.Operation) -> None:
             raise ValueError(f"layer {layer.name} predicts once a window: give it return_sequences=True")
         if layer.go_backwards:
             raise ValueError(f"layer {layer.name} reads backwards, so it sees the tokens it should predict")
+    elif getattr(layer, "causal", True) is False:
+        raise ValueError(f"layer {layer.name} sees the whole text, so it sees the tokens it should predict: give it causal=True")
     elif not _remembers(layer) and not isinstance(layer, POSITION_WISE):
         raise ValueError(
             f"layer {layer.name} ({type(layer).__name__}) cannot be decoded step by step: give it `init_cache(batch_size, length)` and "
-            "`extend(inputs, cache, start, padding)` as in keras_lm.layers, or, if it treats each position alone, "
+            "`extend(inputs, cache, start, padding)` as in keras_lm.attention, or, if it treats each position alone, "
             "add its class to keras_lm.generation.state.POSITION_WISE"
         )

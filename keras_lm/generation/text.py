@@ -1,9 +1,13 @@
-"""Text in, text out: the one place where the sampler meets a tokenizer."""
+"""Text in, text out: the one place where the sampler meets a tokenizer.
+
+Of an encoder-decoder what is given is a source, and what comes out the target that it writes for it.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -63,7 +67,8 @@ class TextGenerator:
     """Generates text with a model and its tokenizer.
 
     Args:
-        model: A causal model from ids to logits; or a `keras_lm.classical.ngram.NGramModel`, which can be sampled, not searched.
+        model: A causal model from ids to logits; an encoder-decoder (`keras_lm.seq2seq`), for which prompts are sources; or a
+            `keras_lm.classical.ngram.NGramModel`, which can be sampled, not searched.
         tokenizer: The one it was trained with.
         clean: The cleaners its training text went through.
         documents: Whether its training text was split into documents, each with a start token: prompts then begin with one. A model
@@ -71,6 +76,7 @@ class TextGenerator:
         draft: A smaller model of the same tokenizer, which guesses ahead (speculative decoding), or `"lookup"`: guesses are looked up in
             the text. `generate` then takes fewer settings; the texts are distributed as without it.
         jit_compile: Whether XLA compiles the sampler.
+        longest_source: Tokens of a source that an encoder-decoder reads; of a longer one the end is cut off, with a warning.
 
     Example:
 
@@ -93,10 +99,12 @@ class TextGenerator:
         documents: bool = True,
         draft: keras.Model | str | None = None,
         jit_compile: bool = True,
+        longest_source: int | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.documents = documents
+        self.longest_source = longest_source
         self._clean = cleaning.compose(clean)
         self._pieces = tokenizer.pieces()
         never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
@@ -118,7 +126,7 @@ class TextGenerator:
 
         Args:
             prompts: Any number of texts of any lengths.
-            settings: How to sample; default `SamplingSettings()`.
+            settings: How to sample; default `SamplingSettings()`, for an encoder-decoder with temperature 0.
             allow: What the new text may be, in place of `settings.allow`.
             **knobs: Fields of `SamplingSettings`, in place of `settings` or on top of it.
 
@@ -129,10 +137,11 @@ class TextGenerator:
             UserError: a knob out of range, a prompt that fills the context, a bias for text that is not one token, or a constraint that no
                 text of this tokenizer satisfies.
         """
-        settings = dataclasses.replace(settings or SamplingSettings(), **knobs)
+        settings = dataclasses.replace(settings or self._default, **knobs)
         rules = self._rules(settings, allow)
         if self.speculative is None:
-            continuations = self.sampler.generate(self._ids(prompts), settings, **rules)
+            prompts, sources = self._read(prompts)
+            continuations = self.sampler.generate(prompts, settings, **rules, sources=sources)
         elif allow:
             raise UserError("speculative decoding knows no allow: make the generator without draft")
         else:
@@ -165,7 +174,8 @@ class TextGenerator:
         """
         settings = dataclasses.replace(settings or BeamSettings(), **knobs)
         rules = self._rules(SamplingSettings(stop=tuple(stop)), allow)
-        found = self._beam_search.generate(self._ids(prompts), settings, **rules)
+        prompts, sources = self._read(prompts)
+        found = self._beam_search.generate(prompts, settings, **rules, sources=sources)
         return [
             [dataclasses.replace(self._generated(Continuation(beam.ids, beam.finish_reason), stop), score=beam.score) for beam in beams]
             for beams in found
@@ -195,8 +205,13 @@ class TextGenerator:
         """
         settings = dataclasses.replace(settings or ContrastiveSettings(), **knobs)
         rules = self._rules(SamplingSettings(stop=tuple(stop)), allow)
-        continuations = self._contrastive_search.generate(self._ids(prompts), settings, **rules)
+        prompts, sources = self._read(prompts)
+        continuations = self._contrastive_search.generate(prompts, settings, **rules, sources=sources)
         return [self._generated(continuation, stop) for continuation in continuations]
+
+    @functools.cached_property
+    def _default(self) -> SamplingSettings:
+        return SamplingSettings() if self.sampler.decoder.encoder is None else SamplingSettings(temperature=0.0)
 
     @functools.cached_property
     def _beam_search(self) -> BeamSearch:
@@ -230,13 +245,30 @@ class TextGenerator:
         Yields:
             Text that is not empty: whole characters, and never the beginning of a stop string.
         """
-        settings = dataclasses.replace(settings or SamplingSettings(), **{**knobs, "num_samples": 1})
+        settings = dataclasses.replace(settings or self._default, **{**knobs, "num_samples": 1})
         text = TextStream(self._pieces, settings.stop)
-        for (part,) in self.sampler.stream(self._ids([prompt]), settings, chunk_size=chunk_size, **self._rules(settings, allow)):
+        ids, sources = self._read([prompt])
+        rules = self._rules(settings, allow)
+        for (part,) in self.sampler.stream(ids, settings, chunk_size=chunk_size, **rules, sources=sources):
             if piece := text.feed(part.ids):
                 yield piece
         if piece := text.finish():
             yield piece
+
+    def _read(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[list[int]] | None]:
+        """Prompts as the sampler takes them, and what an encoder reads."""
+        if self.sampler.decoder.encoder is None:
+            return self._ids(prompts), None
+        if not prompts:
+            return [], []
+        for prompt in prompts:
+            if not prompt.strip():
+                raise UserError("a source is empty: give at least one word")
+        sources = source_ids(self.tokenizer, self._clean(tf.constant(list(prompts)))).to_list()
+        longest, limit = max(map(len, sources)), self.longest_source
+        if limit and longest > limit:
+            warnings.warn(f"a source has {longest} tokens; the model reads the first {limit}", stacklevel=3)
+        return [[self.tokenizer.start_id] for _ in prompts], [source[:limit] for source in sources]
 
     def _ids(self, prompts: Sequence[str]) -> list[list[int]]:
         if not prompts:
@@ -286,3 +318,10 @@ def prompt_ids(tokenizer: Tokenizer, prompts: tf.Tensor, documents: bool) -> tf.
         tf.fill([tf.reduce_sum(tf.cast(begins, tf.int32))], tokenizer.start_id), tf.cast(begins, tf.int64)
     )
     return tf.concat([starts, ids], axis=1)
+
+
+def source_ids(tokenizer: Tokenizer, sources: tf.Tensor) -> tf.RaggedTensor:
+    """Sources `(batch,)` → ids `(batch, (tokens))`, the end token behind each."""
+    ids = tokenizer.tokenize(sources)
+    ends = tf.fill([ids.nrows(), 1], tf.constant(tokenizer.end_id, tf.int32))
+    return tf.concat([ids, ends], axis=1)

@@ -101,10 +101,11 @@ class Distribution:
         share = batch_size // self.num_workers
         return self.worker * share, (self.worker + 1) * share
 
-    def spread(self, tensor: tf.Tensor) -> Any:
-        """Cuts the rows of this process among its replicas: `(rows, ...)` → as many values `(rows / replicas, ...)`."""
-        if not self.is_distributed:
-            return tensor
+    def spread(self, tensors: Any) -> Any:
+        """Cuts the rows of this process among its replicas: each tensor `(rows, ...)` → as many values `(rows / replicas, ...)`."""
+        return tf.nest.map_structure(self._spread, tensors) if self.is_distributed else tensors
+
+    def _spread(self, tensor: tf.Tensor) -> Any:
         local = self.num_replicas // self.num_workers
         parts = tf.split(tensor, local)
         first = self.worker * local

@@ -10,9 +10,8 @@ import time
 import keras
 import tensorflow as tf
 
-from keras_lm import pipeline
-from keras_lm.evaluation import Evaluator
 from keras_lm.recurrent import zero_states
+from keras_lm.training.data import batches_of, make_evaluator
 from keras_lm.training.loop import build_model
 from keras_lm.training.optimizers import make_optimizer
 from keras_lm.training.progress import duration
@@ -59,15 +58,14 @@ def estimate(run: Run, *, seconds: float = 3.0) -> Estimate:
     optimizer = make_optimizer(settings, model)
     step = make_train_step(model, optimizer, settings, jit_compile=use_xla(settings))
     states = zero_states(model, settings.batch_size) if settings.stateful else {}
-    sizes = {"sequence_length": settings.sequence_length, "batch_size": settings.batch_size, "stateful": settings.stateful}
-    batches = iter(pipeline.training_batches(tokens["train"].ids, seed=settings.seed, **sizes))
+    batches = batches_of(settings, tokens["train"])
     times: list[float] = []
     while len(times) < 3 or (sum(times[1:]) < seconds and len(times) < 100):
         begin = time.perf_counter()
         float(step(*next(batches), states).loss)
         times.append(time.perf_counter() - begin)
     # The first batch compiles; the part of the split that is read after it says how long all of it takes.
-    evaluator = Evaluator(model, jit_compile=use_xla(settings), **sizes)
+    evaluator = make_evaluator(settings, model)
     part = dataclasses.replace(tokens["validation"], ids=tokens["validation"].ids[: 8 * settings.sequence_length * settings.batch_size + 1])
     evaluator(dataclasses.replace(part, ids=part.ids[:2]))
     begin = time.perf_counter()

@@ -23,16 +23,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lm import models, pipeline, plots, shards
+from keras_lm import models, pipeline, plots, seq2seq, shards
 from keras_lm.embeddings.vectors import WordVectors, start_embedding
 from keras_lm.errors import UserError
-from keras_lm.evaluation import Evaluation, Evaluator
+from keras_lm.evaluation import Evaluation
 from keras_lm.files import replacing
-from keras_lm.generation.text import TextGenerator
-from keras_lm.input_service import served_batches
+from keras_lm.parallel import PairIds
 from keras_lm.recurrent import zero_states
 from keras_lm.token_names import word_names
 from keras_lm.training.checkpoint import Checkpointer
+from keras_lm.training.data import batches_of, make_evaluator, tokens_in
 from keras_lm.training.distribution import Distribution, guarded
 from keras_lm.training.optimizers import averaged_weights, make_optimizer
 from keras_lm.training.progress import ProgressBar, TensorBoard
@@ -82,7 +82,8 @@ def build_model(settings: TrainingSettings, vocabulary_size: int) -> keras.Model
     default = keras.config.dtype_policy()
     keras.config.set_dtype_policy(settings.precision)
     try:
-        return models.get(settings.model)(vocabulary_size, **settings.model_arguments())
+        build = seq2seq.SEQ2SEQ[settings.model] if settings.reads_pairs else models.get(settings.model)
+        return build(vocabulary_size, **settings.model_arguments())
     finally:
         keras.config.set_dtype_policy(default)
 
@@ -130,14 +131,8 @@ class _Training:
             states=tf.nest.flatten(self.states),
             keep=settings.keep_checkpoints,
         )
-        self.evaluator = Evaluator(
-            self.result_model,
-            sequence_length=settings.sequence_length,
-            batch_size=settings.batch_size,
-            stateful=settings.stateful,
-            jit_compile=jit_compile,
-        )
-        self.generator = TextGenerator(self.result_model, self.tokenizer, clean=settings.clean, documents=settings.documents)
+        self.evaluator = make_evaluator(settings, self.result_model)
+        self.generator = run.make_generator(self.result_model)
         self.train_step = make_train_step(self.model, self.optimizer, settings, jit_compile=jit_compile, distribution=distribution)
         own = [ProgressBar(settings.steps)] if distribution.is_chief else []
         if settings.tensorboard and distribution.is_chief:
@@ -162,7 +157,7 @@ class _Training:
         with _signals() as stop_requested:
             if not resume:
                 self._save(Interval())
-            batches = self._batches()
+            batches = batches_of(settings, self.tokens["train"], start_step=self.step, rows=self.rows)
             while self.step < settings.steps and not self._out_of_patience():
                 self._interval(batches, stop_requested)
             if stop_requested():
@@ -172,21 +167,6 @@ class _Training:
             (line,) = [line for line in self.run.read_metrics() if line["step"] == int(self.counters["best_step"].numpy())]
             self.best = Evaluation(**{name: line[f"val_{name}"] for name in Evaluation.__dataclass_fields__})
         return self.best
-
-    def _batches(self) -> Iterator[tuple[tf.Tensor, tf.Tensor]]:
-        settings = self.settings
-        how = {
-            "sequence_length": settings.sequence_length,
-            "batch_size": settings.batch_size,
-            "seed": settings.seed,
-            "start_step": self.step,
-            "stateful": settings.stateful,
-            "rows": self.rows,
-        }
-        ids = self.tokens["train"].ids
-        if settings.data_service:
-            return iter(served_batches(ids, service=settings.data_service, num_workers=settings.data_service_workers, **how))
-        return iter(pipeline.training_batches(ids, **how))
 
     def _agree_on_step(self) -> None:
         workers = self.devices.num_workers
@@ -227,7 +207,7 @@ class _Training:
             stop = settle()
             self.step += 1
             pending = result
-            interval.tick(settings.batch_size * settings.sequence_length)
+            interval.tick(tokens_in(targets))
             if stop or (self.step % settings.checkpoint_every == 0 and self.step < end):
                 stop = settle() or stop
                 if self.step < end:
@@ -271,10 +251,19 @@ class _Training:
     def _sample(self) -> None:
         if not self.settings.sample_tokens or not self.devices.is_chief:
             return
-        prompt = self.settings.sample_prompt
-        result = self.generator.generate([prompt], max_new_tokens=self.settings.sample_tokens)[0]
-        self.run.append_sample(self.step, prompt + result.text)
-        print(f"{prompt}{result.text}\n", flush=True)
+        if self.settings.reads_pairs:
+            prompt = self.settings.sample_prompt or self._first_source()
+            result = self.generator.generate([prompt], max_new_tokens=self.settings.sample_tokens)[0]
+            text = f"{prompt} → {result.text}"
+        else:
+            prompt = self.settings.sample_prompt
+            text = prompt + self.generator.generate([prompt], max_new_tokens=self.settings.sample_tokens)[0].text
+        self.run.append_sample(self.step, text)
+        print(f"{text}\n", flush=True)
+
+    def _first_source(self) -> str:
+        source, _ = PairIds(self.tokens["validation"].ids, self.settings.sequence_length - 1)[0]  # an end token will follow
+        return self.tokenizer.detokenize(tf.constant(source, tf.int32)[None])[0].numpy().decode()
 
     def _save(self, interval: Interval) -> None:
         self.counters["step"].assign(self.step)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import pathlib
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from keras_lm import corpora, pipeline, shards, tokenizers
+from keras_lm import corpora, parallel, pipeline, shards, tokenizers
 from keras_lm.embeddings.vectors import WordVectors, check_width
 from keras_lm.errors import UserError
 from keras_lm.token_names import word_names
+from keras_lm.training.data import pairs_of
 from keras_lm.training.distribution import Distribution, guarded
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
@@ -51,6 +53,8 @@ def _prepare(settings: TrainingSettings) -> Run:
             _report(pipeline.load_tokens(settings.tokens), manifest["vocabulary_size"], settings, say)
 
         return Run.create(settings, take)
+    if settings.reads_pairs:
+        return Run.create(settings, _pairs_filler(settings, say))
     corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
 
     def fill(folder: pathlib.Path) -> None:
@@ -64,6 +68,35 @@ def _prepare(settings: TrainingSettings) -> Run:
         _report(tokens, tokenizer.vocabulary_size, settings, say)
 
     return Run.create(settings, fill)
+
+
+def _pairs_filler(settings: TrainingSettings, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
+    """What reads the pairs of a run into its folder; one tokenizer is learnt from both sides."""
+
+    def passed() -> Iterator[tuple[str, str, str]]:
+        pairs, same = itertools.tee(pairs_of(settings))
+        texts = pipeline.cleaned((text for _, *pair in same for text in pair), settings.clean)
+        for split, *_ in pairs:
+            yield split, next(texts), next(texts)
+
+    def fill(folder: pathlib.Path) -> None:
+        say(f"reading pairs of {settings.corpus}, learning a {settings.tokenizer} vocabulary of both sides ...")
+        texts = (text for split, *pair in passed() if split == "train" for text in pair)
+        tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
+        tokenizer.save(folder / "tokenizer")
+        tokens = parallel.encode_pairs(passed(), tokenizer, folder / "tokens")
+        for name in ("train", "validation"):
+            if not tokens[name].documents:
+                raise UserError(f"no pair of {settings.corpus} falls into the {name} split: give more pairs")
+        say(
+            f"{tokenizer.vocabulary_size:,} tokens in the vocabulary; {tokens['train'].documents:,} pairs to train on, "
+            f"{tokens['validation'].documents:,} to validate, {tokens['test'].documents:,} to test"
+        )
+        sources, targets = parallel.PairIds(tokens["train"].ids, settings.sequence_length).cut()
+        if sources or targets:
+            say(f"{sources:,} sources and {targets:,} targets are longer than {settings.sequence_length} tokens and are cut")
+
+    return fill
 
 
 def _vectors_taker(settings: TrainingSettings, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:

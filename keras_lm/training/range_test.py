@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from keras_lm import pipeline
 from keras_lm.errors import UserError
 from keras_lm.recurrent import zero_states
+from keras_lm.training.data import batches_of
 from keras_lm.training.loop import build_model
 from keras_lm.training.optimizers import make_optimizer
 from keras_lm.training.run import Run
@@ -60,8 +60,7 @@ def range_test(
     optimizer = make_optimizer(settings, model)
     step = make_train_step(model, optimizer, settings, jit_compile=use_xla(settings))
     states = zero_states(model, settings.batch_size) if settings.stateful else {}
-    sizes = {"sequence_length": settings.sequence_length, "batch_size": settings.batch_size, "stateful": settings.stateful}
-    batches = iter(pipeline.training_batches(run.load_tokens()["train"].ids, seed=settings.seed, **sizes))
+    batches = batches_of(settings, run.load_tokens()["train"])
     rates: list[float] = []
     losses: list[float] = []
     raw = _losses(np.geomspace(lowest, highest, steps), optimizer, step, batches, states)

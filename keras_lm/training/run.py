@@ -122,9 +122,9 @@ class Run:
 
     def load_tokens(self) -> dict[str, Any]:
         """The run's tokenized corpus: `keras_lm.pipeline.Tokens` by split."""
-        from keras_lm import pipeline
+        from keras_lm import parallel, pipeline
 
-        return pipeline.load_tokens(self.tokens_folder)
+        return (parallel.load_pair_tokens if self.settings.reads_pairs else pipeline.load_tokens)(self.tokens_folder)
 
     @property
     def tokens_folder(self) -> pathlib.Path:
@@ -142,27 +142,34 @@ class Run:
             raise UserError(f"{self.folder} has no model.keras yet: let it train up to its first evaluation (--resume goes on)")
         import keras
 
-        import keras_lm.layers  # noqa: F401  registers the layers that the file names
+        import keras_lm.seq2seq  # noqa: F401  registers the layers that the file names
 
         return keras.saving.load_model(path, compile=False)
 
     def load_evaluator(self) -> Any:
-        """A `keras_lm.evaluation.Evaluator` of `load_model()`, with the windows that the run evaluates with.
+        """A `keras_lm.evaluation.Evaluator` of `load_model()`, with the windows or the pairs that the run evaluates with.
 
         Raises:
             UserError: as `load_model`.
         """
-        from keras_lm.evaluation import Evaluator
-        from keras_lm.training.step import use_xla
+        from keras_lm.training.data import make_evaluator
+
+        return make_evaluator(self.settings, self.load_model())
+
+    def make_generator(self, model: Any = None, **options: Any) -> Any:
+        """A `keras_lm.generation.text.TextGenerator` of `model`, by default `load_model()`, with the run's tokenizer.
+
+        Args:
+            model: A model of the run.
+            **options: As `TextGenerator` takes them.
+        """
+        from keras_lm.generation.text import TextGenerator
 
         settings = self.settings
-        return Evaluator(
-            self.load_model(),
-            sequence_length=settings.sequence_length,
-            batch_size=settings.batch_size,
-            stateful=settings.stateful,
-            jit_compile=use_xla(settings),
-        )
+        own = {"clean": settings.clean, "documents": settings.documents}
+        if settings.reads_pairs:
+            own["longest_source"] = settings.sequence_length
+        return TextGenerator(self.load_model() if model is None else model, self.load_tokenizer(), **own, **options)
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Adds a line to `metrics.jsonl`, and to its table `metrics.csv`."""

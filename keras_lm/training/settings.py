@@ -12,7 +12,9 @@ from keras_lm.preparation.settings import CLEANERS
 
 CHOICES: dict[str, tuple[str, ...]] = {
     **preparation.CHOICES,
+    "task": ("lm", "translation", "summarization"),
     "model": ("simple_rnn", "lstm", "gru", "transformer"),
+    "attention": ("bahdanau", "luong"),
     "positions": ("rotary", "learned"),
     "normalization": ("layer", "rms"),
     "optimizer": ("adamw", "adam", "rmsprop", "sgd"),
@@ -23,8 +25,11 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The words that a field takes. The tables of the library hold the same names, and a test compares them."""
 
+PAIRS = {"translation": "translations", "summarization": "headlines"}
+"""The corpus of a task that reads pairs, where none is given."""
+
 GROUPS: dict[str, str] = {
-    "corpus": "text",
+    "task": "text",
     "tokenizer": "tokens",
     "model": "model",
     "optimizer": "optimisation",
@@ -40,7 +45,12 @@ class TrainingSettings:
     """Everything that decides what a run becomes.
 
     Args:
-        corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too).
+        task: What the model is to do: lm (go on with a text), translation or summarization (write a target for a source).
+        corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For translation
+            and summarization pairs: translations, headlines, copy, reverse, tfds:NAME[/CONFIG], a file of lines source TAB target, or
+            SOURCE_FILE,TARGET_FILE; default translations or headlines.
+        swap: Whether source and target of the pairs change places.
+        simplified: Whether traditional Chinese characters of the pairs become simplified ones.
         document: What one document of a text file is: line, paragraph or file.
         errors: Bytes that are not UTF-8: strict refuses them, replace reads them as U+FFFD.
         data_dir: Folder of prepared TensorFlow datasets; default their own.
@@ -50,10 +60,12 @@ class TrainingSettings:
         tokenizer: What a token is: char, byte, wordpiece, sentencepiece or word.
         vocabulary_size: Most tokens in the vocabulary; default all characters, 8000 sub-words or 20000 words.
         model: simple_rnn, lstm, gru or transformer.
-        sequence_length: Tokens a window; for the transformer also its longest context.
+        sequence_length: Tokens a window; for the transformer also its longest context. Of pairs: tokens to which sources and targets are
+            cut.
         embedding_dim: Width of a token's vector; for the transformer of the whole model.
         hidden_dim: Width of a recurrent layer, or of the transformer's feed-forward part; default embedding_dim, or 4 x embedding_dim.
         num_layers: Recurrent layers or transformer blocks.
+        attention: How the decoder of a gru looks at its source: bahdanau (before each step) or luong (after it).
         num_heads: Attention heads of the transformer; divides embedding_dim.
         num_kv_heads: Key/value heads of the transformer; default num_heads.
         positions: Positions of the transformer: rotary or learned.
@@ -61,6 +73,7 @@ class TrainingSettings:
         tied: Whether the transformer's output matrix is its embedding's.
         word_vectors: File of vectors (word2vec's format, text or .bin, or GloVe's) that the embedding begins with.
         dropout: Share of activations dropped in training.
+        label_smoothing: Share of the probability that the loss wants spread over all tokens; 0 is off.
         optimizer: adamw, adam, rmsprop or sgd.
         learning_rate: The highest learning rate.
         schedule: cosine (falls to a tenth over the run) or constant; both after the warm-up.
@@ -73,7 +86,7 @@ class TrainingSettings:
         l2: Weight of the sum of squared weights in the loss.
         ema: Decay of a moving average of the weights, e.g. 0.999, which is evaluated and kept in place of them; 0 is off.
         steps: Updates to make.
-        batch_size: Windows an update.
+        batch_size: Windows, or pairs, an update.
         accumulate: Parts into which a batch is cut to save memory; the update is that of the whole batch.
         stateful: Whether windows continue each other and recurrent states are carried; for recurrent models.
         seed: Decides weights, order and dropout: the same seed gives the same run.
@@ -81,7 +94,7 @@ class TrainingSettings:
         patience: Evaluations without a better validation loss after which the run ends early; 0 is off.
         checkpoint_every: Steps between checkpoints, besides one at each evaluation.
         keep_checkpoints: How many of the last checkpoints to keep; the best model is kept besides.
-        sample_prompt: What the sample texts begin with; default nothing.
+        sample_prompt: What the sample texts begin with; default nothing. Of pairs: a source; default the first one held out.
         sample_tokens: Length of the sample text after each evaluation; 0 is off.
         tensorboard: Whether losses, learning rate, gradient norm and samples are also written for TensorBoard.
         strategy: none (one device), mirrored (all GPUs of this machine), multiworker (those of the machines in TF_CONFIG) or tpu.
@@ -106,12 +119,15 @@ class TrainingSettings:
     keras_lm.errors.UserError: steps must be at least 1, got -1
     """
 
+    task: str = "lm"
     corpus: str = "peoples-daily"
     document: str = "line"
     errors: str = "strict"
     data_dir: str | None = None
     clean: tuple[str, ...] = ()
     split: str = "hash"
+    swap: bool = False
+    simplified: bool = False
     tokens: str | None = None
     tokenizer: str = "char"
     vocabulary_size: int | None = None
@@ -120,6 +136,7 @@ class TrainingSettings:
     embedding_dim: int = 256
     hidden_dim: int | None = None
     num_layers: int = 2
+    attention: str = "bahdanau"
     num_heads: int = 4
     num_kv_heads: int | None = None
     positions: str = "rotary"
@@ -127,6 +144,7 @@ class TrainingSettings:
     tied: bool = True
     word_vectors: str | None = None
     dropout: float = 0.0
+    label_smoothing: float = 0.0
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     schedule: str = "cosine"
@@ -178,12 +196,14 @@ class TrainingSettings:
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
         self._require("dropout", 0 <= self.dropout < 1, "at least 0 and under 1")
+        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and under 1")
         self._require("ema", 0 <= self.ema < 1, "at least 0 and under 1")
         self._require("beta_2", 0 <= self.beta_2 < 1, "at least 0 and under 1")
         self._require("momentum", 0 <= self.momentum < 1, "at least 0 and under 1")
         self._require("seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
         self._require("batch_size", self.batch_size % self.accumulate == 0, f"a multiple of accumulate ({self.accumulate})")
         self._require("export", self.export != "", "a folder")
+        self._check_task()
         if self.model == "transformer":
             self._require("num_heads", self.embedding_dim % self.num_heads == 0, f"a divisor of embedding_dim ({self.embedding_dim})")
             kv_heads = self.num_kv_heads or self.num_heads
@@ -195,6 +215,24 @@ class TrainingSettings:
                 raise UserError("stateful is for recurrent models: a transformer carries no state from window to window")
         if self.stateful and self.strategy != "none":
             raise UserError(f"stateful is for one device: with strategy {self.strategy} the rows of a batch would not meet their states")
+
+    def _check_task(self) -> None:
+        if not self.reads_pairs:
+            for name in ("swap", "simplified"):
+                if getattr(self, name):
+                    raise UserError(f"{name} is for pairs: give --task translation or summarization")
+            return
+        if self.corpus == "peoples-daily":  # the default, which holds no pairs
+            object.__setattr__(self, "corpus", PAIRS[self.task])
+        if self.model not in ("gru", "transformer"):
+            raise UserError(f"model must be gru or transformer for {self.task}, got {self.model!r}")
+        if self.split == "contiguous":
+            raise UserError("split must be hash or given for pairs, got 'contiguous'")
+        for name in ("tokens", "word_vectors", "stateful", "data_service"):
+            if getattr(self, name):
+                raise UserError(f"{name} is for --task lm, not for {self.task}")
+        if self.model == "transformer" and (self.num_kv_heads or self.num_heads) != self.num_heads:
+            raise UserError(f"num_kv_heads is for --task lm, not for {self.task}")
 
     def _require(self, name: str, condition: bool, allowed: str) -> None:
         if not condition:
@@ -208,20 +246,26 @@ class TrainingSettings:
         return self.out or f"runs/{corpus.strip('-')}-{self.model}"
 
     @property
+    def reads_pairs(self) -> bool:
+        """Whether the model reads a source and writes a target, or goes on with one text."""
+        return self.task != "lm"
+
+    @property
     def documents(self) -> bool:
         """Whether the text is read as documents, each between a start and an end token, or as one long text without them."""
         return self.split != "contiguous"
 
     def model_arguments(self) -> dict[str, object]:
-        """What the function in `keras_lm.models.MODELS` takes besides the vocabulary's size."""
+        """What the function in `keras_lm.models.MODELS`, or `keras_lm.seq2seq.SEQ2SEQ`, takes besides the vocabulary's size."""
         common = {"embedding_dim": self.embedding_dim, "num_layers": self.num_layers, "dropout": self.dropout}
         if self.model != "transformer":
-            return {**common, "hidden_dim": self.hidden_dim or self.embedding_dim}
+            recurrent = {**common, "hidden_dim": self.hidden_dim or self.embedding_dim}
+            return {**recurrent, "attention": self.attention, "tied": self.tied} if self.reads_pairs else recurrent
         return {
             **common,
             "context_length": self.sequence_length,
             "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
+            **({} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads}),
             "feed_forward_dim": self.hidden_dim,
             "positions": self.positions,
             "normalization_kind": self.normalization,

@@ -54,8 +54,8 @@ def make_train_step(
         distribution: The devices; default one.
 
     Returns:
-        `(inputs, targets, states={}, vote=0.0) -> StepResult`; `inputs` and `targets` are `(batch, time)` ids, under a strategy as
-        `Distribution.spread` gives them.
+        `(inputs, targets, states={}, vote=0.0) -> StepResult`; `inputs` and `targets` are `(batch, time)` ids, or, of pairs, those of
+        `keras_lm.parallel.pair_batches`; under a strategy as `Distribution.spread` gives them.
     """
     devices = distribution or Distribution()
     trained, drawn = model.trainable_variables, seed_states(model)
@@ -70,9 +70,14 @@ def make_train_step(
             if settings.stateful:
                 logits, states = run_stateful(model, inputs, states, training=True)
             else:
-                logits = run_model(model, inputs, training=True)
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
+                logits = run_model(model, list(inputs) if isinstance(inputs, tuple) else inputs, training=True)
+            # Weights of pairs add up to 1 over the whole batch; divided by replicas and parts below, so are the sums here.
+            labels, of_token = targets if isinstance(targets, tuple) else (targets, None)
+            mean = tf.reduce_mean if of_token is None else lambda losses: tf.reduce_sum(losses * of_token) * (replicas * parts)
+            loss = mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
             penalty = tf.constant(0.0)
+            if settings.label_smoothing:
+                penalty += settings.label_smoothing * (mean(-tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)) - loss)
             matrices = [weight for weight in weights if len(weight.shape) > 1]
             if settings.l1:
                 penalty += settings.l1 * tf.add_n([tf.reduce_sum(tf.abs(weight)) for weight in matrices])
@@ -85,10 +90,9 @@ def make_train_step(
         if parts == 1:
             return gradients(weights, inputs, targets, states, draw)
         sums, losses, after = None, [], []
-        cut = lambda tensor: tf.split(tensor, parts)
-        rows = [tf.nest.map_structure(lambda tensor, part=part: cut(tensor)[part], states) for part in range(parts)]
-        for part, (part_inputs, part_targets) in enumerate(zip(cut(inputs), cut(targets), strict=True)):
-            new, part_loss, part_after = gradients(weights, part_inputs, part_targets, rows[part], draw * parts + part)
+        for part in range(parts):
+            cut = tf.nest.map_structure(lambda tensor, part=part: tf.split(tensor, parts)[part], (inputs, targets, states))
+            new, part_loss, part_after = gradients(weights, *cut, draw * parts + part)
             sums = new if sums is None else [one + other for one, other in zip(sums, new, strict=True)]
             losses.append(part_loss)
             after.append(part_after)

@@ -110,6 +110,8 @@ def test_help_answers_in_under_a_second(arguments):
         (["export", "nosuch", "--format", "tflite", "--quantize", "int4"], "unknown quantize 'int4': did you mean 'int8'?"),
         (["export", "nosuch", "--quantize", "int8"], "--quantize is for LiteRT: add --format tflite"),
         (["export", "nosuch", "--format", "tflite", "--xla"], "--xla is for a SavedModel: leave it or --format tflite out"),
+        (["export", "nosuch", "--format", "transformers", "--xla"], "--xla is for a SavedModel: leave it or --format transformers out"),
+        (["export", "nosuch", "--format", "transformers", "--quantize", "int8"], "--quantize is for LiteRT: add --format tflite"),
     ],
 )
 def test_bad_arguments_answer_in_under_a_second(arguments, message):
@@ -171,6 +173,28 @@ def test_export_with_xla_says_what_the_server_needs(capsys, small_run):
     assert "exporting" in error
     assert "--xla_cpu_compilation_enabled=true" in out
     assert layout.find("saved_models/small")[1]["xla"]
+
+
+def test_export_for_transformers(capsys, text, small_run):
+    """What that library then writes is what `keras_lm-generate` writes."""
+    import transformers
+
+    command = ["train", "--corpus", text, "--model", "transformer", *SMALL, "--out", "run", "--export", "saved_models/small"]
+    assert call(capsys, *command, "--clean", "lower", "--no-tied")[0] == 0
+    status, out, error = call(capsys, "export", "run", "--format", "transformers")
+    assert status == 0
+    assert "export: saved_models/run-transformers\n" in out
+    assert "the tokenizer there does not clean texts as the run does (lower)" in error
+    knobs = ["--temperature", 0, "--max-new-tokens", 4]
+    expected = call(capsys, "generate", "run", "--prompt", "3 plus", *knobs)[1]
+    pipeline = transformers.pipeline("text-generation", "saved_models/run-transformers")
+    written = pipeline("3 plus", do_sample=False, max_new_tokens=4, suppress_tokens=[0, 1, 2])[0]["generated_text"]
+    assert written == expected.removesuffix("\n")
+
+    assert "holds something already" in refused(capsys, "export", "run", "--format", "transformers")
+    message = refused(capsys, "export", small_run.folder, "--format", "transformers")
+    assert "holds a gru: transformers has the form of a Transformer language model alone" in message
+    assert not pathlib.Path(f"saved_models/{small_run.folder.name}-transformers").exists()
 
 
 def test_export_for_litert(capsys, small_run):

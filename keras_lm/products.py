@@ -1,0 +1,63 @@
+"""Matrix products as a CPU likes them: the numbers are those of Keras' layers, the form is what XLA turns into fast code."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+
+def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """x · kernel; where `x` is one row, in parts that several cores can take.
+
+    XLA runs a matrix-vector product on one core of a CPU, but the products of a batch beside each other. Cut along the inputs, the kernel
+    stays where it lies: rows of a matrix are a batch of smaller ones. Twice as fast on two cores (`docs/performance.md`).
+
+    Args:
+        x: `(..., inputs)`.
+        kernel: `(inputs, outputs)`.
+
+    Returns:
+        `(..., outputs)`.
+
+    Example:
+
+    >>> product(tf.ones([1, 1, 4]), tf.ones([4, 3])).numpy().tolist()
+    [[[4.0, 4.0, 4.0]]]
+    """
+    inputs, outputs = kernel.shape
+    if not _is_one_row(x) or inputs % _PARTS:
+        return ops.matmul(x, kernel)
+    part = inputs // _PARTS
+    parts = tf.matmul(tf.reshape(x, [_PARTS, 1, part]), tf.reshape(kernel, [_PARTS, part, outputs]))
+    return tf.reshape(tf.reduce_sum(parts, axis=0), [*x.shape[:-1], outputs])
+
+
+_PARTS = 4
+
+
+def apply_dense(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
+    """`layer(x)`, by `product` where `x` is one row."""
+    if not _is_one_row(x) or layer.quantization_mode is not None or layer.compute_dtype != layer.variable_dtype:
+        return layer(x)
+    y = product(x, tf.convert_to_tensor(layer.kernel))
+    return layer.activation(y if layer.bias is None else y + layer.bias)
+
+
+def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.Tensor:
+    """`layer(x, reverse=True)`: logits over the rows of the embedding, which is used where it lies.
+
+    As Keras writes it, XLA makes a loop of it that sums one number after the other (`docs/performance.md`).
+    """
+    if not layer.tie_weights or layer.logit_soft_cap or layer.quantization_mode is not None:
+        return layer(x, reverse=True)
+    dtype = layer.reverse_dtype or x.dtype
+    rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
+    embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
+    logits = tf.matmul(rows, embeddings, transpose_b=True)
+    return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [layer.input_dim]], axis=0))
+
+
+def _is_one_row(x: tf.Tensor) -> bool:
+    on_cpu = not tf.config.list_physical_devices("GPU") and not tf.config.list_physical_devices("TPU")
+    return x.shape[:-1].num_elements() == 1 and on_cpu
