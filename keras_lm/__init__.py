@@ -63,10 +63,15 @@ _PUBLIC = {
 }
 """Public names, and where each lives: `module`, or `module:name` where it has another name there."""
 
-__all__ = sorted(_PUBLIC)
+_PACKAGES = ("insight", "pretrained", "tasks")
+"""Packages with public names of their own."""
+
+__all__ = sorted([*_PUBLIC, *_PACKAGES])
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"keras_lm.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'keras_lm' has no attribute {name!r}")
     module, _, attribute = _PUBLIC[name].partition(":")
@@ -74,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_PUBLIC]
+    return [*globals(), *_PUBLIC, *_PACKAGES]

@@ -24,13 +24,15 @@ class Tokenizer(tf.Module, abc.ABC):
     Attributes:
         kind: The name under which `create` and `load` find the class.
         vocabulary_size: The number of ids, the four special ones included.
-        pad_id, unknown_id, start_id, end_id: The special ids 0, 1, 2 and 3.
+        pad_id, unknown_id, start_id, end_id: The special ids; 0, 1, 2 and 3 but for tokenizers that come with a checkpoint.
+        special_ids: All ids that stand for no text.
         needs_tensorflow_text: Whether a process that loads an export must import tensorflow_text.
     """
 
     kind: str
     needs_tensorflow_text = False
     pad_id, unknown_id, start_id, end_id = PAD_ID, UNKNOWN_ID, START_ID, END_ID
+    special_ids: frozenset[int] = frozenset(range(NUM_SPECIAL))
 
     @property
     @abc.abstractmethod
@@ -84,6 +86,11 @@ class Tokenizer(tf.Module, abc.ABC):
     @abc.abstractmethod
     def from_folder(cls, folder: pathlib.Path, description: dict[str, Any]) -> Tokenizer:
         """Reads back what `save` wrote; `load` calls it."""
+
+    @property
+    def never(self) -> tuple[int, ...]:
+        """The ids that a model may not write: padding, unknown and start, where none of them is the end as well."""
+        return tuple(sorted({self.pad_id, self.unknown_id, self.start_id} - {self.end_id}))
 
     def unknown_characters(self, text: str) -> list[str]:
         """The different characters of `text` that no token covers, in the order they appear.

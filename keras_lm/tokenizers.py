@@ -185,4 +185,17 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         raise UserError(f"{folder} holds no tokenizer.json") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'tokenizer.json'} is damaged: {error}") from None
-    return get(description["kind"]).from_folder(folder, description)
+    return _loader(description["kind"]).from_folder(folder, description)
+
+
+def _loader(kind: str) -> type[Tokenizer]:
+    """The class of a saved tokenizer: one of `TOKENIZERS`, or one that comes with a checkpoint."""
+    if kind == "gpt2":
+        from keras_lm.pretrained.byte_pairs import BytePairTokenizer
+
+        return BytePairTokenizer
+    if kind == "bert":
+        from keras_lm.pretrained.word_pieces import BertTokenizer
+
+        return BertTokenizer
+    return get(kind)

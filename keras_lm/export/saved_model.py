@@ -203,9 +203,22 @@ class ExportedGenerator:
             results.append(Generated(text[: min(found)] if found else text, int(count), "stop" if found else reason))
         return results
 
-    def score(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        """What the `score` signature gives, a dictionary a text."""
-        outputs = self._loaded.signatures["score"](texts=tf.constant(list(texts), tf.string))
+    def score(self, texts: Sequence[str], targets: Sequence[str] | None = None) -> list[dict[str, float]]:
+        """What the `score` signature gives, a dictionary a text.
+
+        Args:
+            texts: To be scored; of an encoder-decoder the sources.
+            targets: Of an encoder-decoder a target for each source, which is scored.
+
+        Raises:
+            UserError: targets where none are read, no targets where they are, or another number of them.
+        """
+        if self.reads_sources != (targets is not None):
+            raise UserError("an encoder-decoder scores targets: score(sources, targets)" if self.reads_sources else "only texts are scored")
+        if targets is not None and len(targets) != len(texts):
+            raise UserError(f"there are {len(texts)} sources, but {len(targets)} targets")
+        columns = {"texts": texts} if targets is None else {"sources": texts, "targets": targets}
+        outputs = self._loaded.signatures["score"](**{name: tf.constant(list(column), tf.string) for name, column in columns.items()})
         columns = {name: tensor.numpy().tolist() for name, tensor in outputs.items()}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 

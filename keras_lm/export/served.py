@@ -127,8 +127,7 @@ class _Graphs:
         self._decoder, self._tokenizer, self._documents = decoder, tokenizer, documents
         self._cleaner = cleaning.compose(clean)
         self._pieces = tokenizer.pieces()
-        never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
-        self._bias = bias_against(never, decoder.vocabulary_size).numpy()
+        self._bias = bias_against(tokenizer.never, decoder.vocabulary_size).numpy()
         self.defaults = {name: np.array([getattr(defaults, name)], dtype_of(name).as_numpy_dtype) for name in Knobs.names()}
         self.most_candidates = min(MOST_CANDIDATES, decoder.vocabulary_size)
         self._xla = xla
@@ -165,7 +164,8 @@ class _Graphs:
     def _written(self, prompt: tf.Tensor, padding: tf.Tensor, knobs: Knobs, **sizes: tf.Tensor) -> tuple[tf.Tensor, ...]:
         rules = Rules(end_id=self._tokenizer.end_id, bias=tf.constant(self._bias))
         new, lengths, reasons = self._decode(prompt, padding, knobs, rules, **sizes)
-        text = tf.strings.reduce_join(tf.gather(tf.constant(self._pieces), new), axis=1)  # behind a text's end stands padding: no piece
+        written = tf.sequence_mask(lengths, tf.shape(new)[1])  # behind a text's end stand ids that are not of it
+        text = tf.strings.reduce_join(tf.where(written, tf.gather(tf.constant(self._pieces), new), ""), axis=1)
         return _valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
 
     def next_token(self, prompts: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -43,7 +43,7 @@ from keras_lm.generation.litert_convert import PRECISIONS, convert, memories
 from keras_lm.generation.numpy_filters import KNOBS
 from keras_lm.generation.state import Decoder
 from keras_lm.models import encoder_of
-from keras_lm.tokenizers import Tokenizer
+from keras_lm.tokenizers import TOKENIZERS, Tokenizer
 from keras_lm.training.run import Run
 
 _CHUNK = 32  # tokens of a prompt that are read at a time
@@ -103,7 +103,7 @@ def export_lite_model(
         The `.tflite` written.
 
     Raises:
-        UserError: no such precision; an encoder-decoder.
+        UserError: no such precision; an encoder-decoder; a tokenizer that came with a checkpoint.
 
     Example:
 
@@ -116,6 +116,8 @@ def export_lite_model(
     """
     if encoder_of(model) is not None:
         raise UserError("a LiteRT file takes language models alone: an encoder-decoder is exported as a SavedModel")
+    if tokenizer.kind not in TOKENIZERS:
+        raise UserError(f"a LiteRT file takes no {tokenizer.kind} tokenizer: a model with it is exported as a SavedModel")
     if quantize not in (None, *PRECISIONS):
         raise unknown_name("quantize", quantize, PRECISIONS)
     folder, decoder = pathlib.Path(folder), Decoder(model)

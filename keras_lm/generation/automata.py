@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from keras_lm.errors import UserError
 from keras_lm.generation import constraints
+from keras_lm.tokenizer_base import NUM_SPECIAL
 
 FREE, START = -1, 0
 """The state of a row without a constraint, and the state in which every constraint begins."""
@@ -79,17 +80,18 @@ class Regex:
 
     pattern: str
 
-    def compile(self, pieces: Sequence[bytes]) -> Constraint:
+    def compile(self, pieces: Sequence[bytes], special: Collection[int] = range(NUM_SPECIAL)) -> Constraint:
         """The automaton over the tokens of one tokenizer.
 
         Args:
-            pieces: What each id writes (`Tokenizer.pieces`); the special ids are never used.
+            pieces: What each id writes (`Tokenizer.pieces`).
+            special: The ids that are never used (`Tokenizer.special_ids`).
 
         Raises:
             UserError: a pattern that cannot be read, that no text matches, or whose texts these tokens cannot write.
         """
         name = f"pattern {constraints.shown(self.pattern)}"
-        return _constraint(constraints.token_edges(constraints.read_pattern(self.pattern), pieces, name))
+        return _constraint(constraints.token_edges(constraints.read_pattern(self.pattern), pieces, name, special))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,10 +118,10 @@ class Choice:
             raise UserError(f"strings must be a list of at least one string, got {self.strings!r}")
         object.__setattr__(self, "strings", tuple(self.strings))
 
-    def compile(self, pieces: Sequence[bytes]) -> Constraint:
+    def compile(self, pieces: Sequence[bytes], special: Collection[int] = range(NUM_SPECIAL)) -> Constraint:
         """As `Regex.compile`."""
         name = f"choice of {constraints.shown(', '.join(self.strings))}"
-        return _constraint(constraints.token_edges(constraints.read_strings(self.strings), pieces, name))
+        return _constraint(constraints.token_edges(constraints.read_strings(self.strings), pieces, name, special))
 
 
 def allowed(tables: ConstraintTensors, degree: int, state: tf.Tensor, vocabulary_size: int, end_id: int) -> tf.Tensor:

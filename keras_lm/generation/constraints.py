@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import numpy as np
 
@@ -146,18 +146,19 @@ def prefix_tree(strings: Iterable[bytes]) -> tuple[dict[int, int], list[int]]:
     return edges, ends
 
 
-def token_edges(automaton: ByteAutomaton, pieces: Sequence[bytes], name: str) -> TokenEdges:
+def token_edges(automaton: ByteAutomaton, pieces: Sequence[bytes], name: str, special: Collection[int] = range(NUM_SPECIAL)) -> TokenEdges:
     """From an automaton over bytes to one over the tokens of a tokenizer.
 
     Args:
         automaton: Over bytes.
-        pieces: What each id writes; the special ids, and ids that write nothing, get no edge.
+        pieces: What each id writes; those of `special`, and ids that write nothing, get no edge.
         name: What the automaton came from, for the message.
+        special: The ids that stand for no text.
 
     Raises:
         UserError: no sequence of tokens leads from the first state to an accepting one.
     """
-    sources, tokens, targets = _walk(automaton, pieces)
+    sources, tokens, targets = _walk(automaton, pieces, special)
     states = len(automaton.accepting)
     reached = _reachable(sources, targets, np.array([automaton.first]), states)
     useful = _reachable(targets, sources, np.flatnonzero(automaton.accepting & reached), states) & reached
@@ -173,9 +174,9 @@ def token_edges(automaton: ByteAutomaton, pieces: Sequence[bytes], name: str) ->
     return TokenEdges(sources[order], tokens[order], targets[order], automaton.accepting[kept])
 
 
-def _walk(automaton: ByteAutomaton, pieces: Sequence[bytes]) -> tuple[np.ndarray, ...]:
+def _walk(automaton: ByteAutomaton, pieces: Sequence[bytes], special: Collection[int]) -> tuple[np.ndarray, ...]:
     """All `(state, token, state)` edges, in any order."""
-    ids = np.array([token for token in range(NUM_SPECIAL, len(pieces)) if pieces[token]], np.int64)
+    ids = np.array([token for token, piece in enumerate(pieces) if piece and token not in special], np.int64)
     tree, ends = prefix_tree(pieces[token] for token in ids)
     keys, nodes = np.fromiter(tree.keys(), np.int64, len(tree)), np.fromiter(tree.values(), np.int64, len(tree))
     order = np.argsort(keys)

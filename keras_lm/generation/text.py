@@ -107,17 +107,18 @@ class TextGenerator:
         self.longest_source = longest_source
         self._clean = cleaning.compose(clean)
         self._pieces = tokenizer.pieces()
-        never = (tokenizer.pad_id, tokenizer.unknown_id, tokenizer.start_id)
-        self._ids_of = {"end_id": tokenizer.end_id, "never": never, "jit_compile": jit_compile}
+        self._ids_of = {"end_id": tokenizer.end_id, "never": tokenizer.never, "jit_compile": jit_compile}
         make = getattr(model, "make_sampler", functools.partial(Sampler, model))  # an n-gram model has a sampler of its own
         self.sampler: Sampler = make(pieces=self._pieces, **self._ids_of)
         self.speculative: SpeculativeSampler | None = None
         if draft is not None:
             self._searched()
+            if self.sampler.decoder.encoder is not None:
+                raise UserError("speculative decoding is for language models: an encoder-decoder takes no draft")
             if isinstance(draft, str) and draft != LOOKUP:
                 raise UserError(f"draft must be a model or {LOOKUP!r}, got {draft!r}")
             self.speculative = SpeculativeSampler(model, draft=None if draft == LOOKUP else draft, **self._ids_of)
-        self._constraint = functools.lru_cache(maxsize=16)(lambda allow: allow.compile(self._pieces))
+        self._constraint = functools.lru_cache(maxsize=16)(lambda allow: allow.compile(self._pieces, tokenizer.special_ids))
 
     def generate(
         self, prompts: Sequence[str], settings: SamplingSettings | None = None, *, allow: Regex | Choice | None = None, **knobs: object

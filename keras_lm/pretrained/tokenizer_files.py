@@ -14,7 +14,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+from keras_lm.pretrained.byte_pairs import byte_letters
 from keras_lm.pretrained.checkpoint import write_json
+from keras_lm.pretrained.word_pieces import LONGEST_WORD
 from keras_lm.subwords import WORDS
 from keras_lm.tokenizer_base import NUM_SPECIAL, REPLACEMENT, START_ID, Tokenizer
 
@@ -45,15 +47,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path, documents: bool, 
     if tokenizer.kind not in _FORMS:
         return f"transformers has no form for the {tokenizer.kind} tokenizer: {folder.name} holds it in {OURS}/ alone"
     description = json.loads((folder / OURS / "tokenizer.json").read_text(encoding="utf-8"))
-    write_json(
-        folder / "tokenizer.json", {**_COMMON, **_FORMS[tokenizer.kind](description, folder / OURS), "post_processor": _start(documents)}
-    )
-    names = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), SPECIAL, strict=True))
+    form = {**_COMMON, "post_processor": _start(documents), **_FORMS[tokenizer.kind](description, folder / OURS)}
+    write_json(folder / "tokenizer.json", form)
+    own = zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)
+    names = _names_of(tokenizer.kind, description).items() if "special" in description else own
     write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            **names,
+            **{f"{role}_token": name for role, name in names},
             "model_max_length": context_length,
             "padding_side": "left",
             "clean_up_tokenization_spaces": False,
@@ -74,7 +76,7 @@ def _characters(description: dict[str, Any], folder: pathlib.Path) -> dict[str, 
 def _bytes(description: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
     return {
         "pre_tokenizer": _BYTE_LEVEL,
-        "model": {"type": "BPE", "vocab": _numbered(_byte_letters()), "merges": []},
+        "model": {"type": "BPE", "vocab": _numbered(byte_letters()), "merges": []},
         "decoder": _BYTE_LEVEL,
     }
 
@@ -110,22 +112,84 @@ def _unigrams(description: dict[str, Any], folder: pathlib.Path) -> dict[str, An
     }
 
 
+def _byte_pairs(description: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    vocabulary = {name: number for number, name in enumerate(description["vocabulary"])}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    return {
+        "added_tokens": _added(description),
+        "pre_tokenizer": byte_level,
+        "model": {"type": "BPE", "vocab": vocabulary, "merges": description["merges"]},
+        "decoder": byte_level,
+    }
+
+
+def _bert_pieces(description: dict[str, Any], folder: pathlib.Path) -> dict[str, Any]:
+    names = _names_of("bert", description)
+    return {
+        "added_tokens": _added(description),
+        "normalizer": {
+            "type": "BertNormalizer",
+            "clean_text": description["clean"],
+            "handle_chinese_chars": description["ideographs"],
+            "strip_accents": description["strip_accents"],
+            "lowercase": description["lowercase"],
+        },
+        "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "model": {
+            "type": "WordPiece",
+            "vocab": {name: number for number, name in enumerate(description["vocabulary"])},
+            "unk_token": names["unk"],
+            "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": LONGEST_WORD,
+        },
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+        "post_processor": {
+            "type": "BertProcessing",
+            "sep": [names["sep"], description["special"]["end"]],
+            "cls": [names["cls"], description["special"]["start"]],
+        },
+    }
+
+
+_ROLES = {
+    "gpt2": {"pad": "pad", "unknown": "unk", "start": "bos", "end": "eos"},
+    "bert": {"pad": "pad", "unknown": "unk", "start": "cls", "end": "sep", "mask": "mask"},
+}
+"""What transformers calls the special tokens of a tokenizer that came with a checkpoint."""
+
+
+def _names_of(kind: str, description: dict[str, Any]) -> dict[str, str]:
+    return {
+        role: description["vocabulary"][description["special"][name]]
+        for name, role in _ROLES[kind].items()
+        if name in description["special"]
+    }
+
+
+def _added(description: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_token(number, description["vocabulary"][number]) for number in sorted(set(description["special"].values()))]
+
+
 _FORMS: dict[str, Callable[[dict[str, Any], pathlib.Path], dict[str, Any]]] = {
     "char": _characters,
     "byte": _bytes,
     "wordpiece": _word_pieces,
     "sentencepiece": _unigrams,
     "word": _unigrams,
+    "gpt2": _byte_pairs,
+    "bert": _bert_pieces,
 }
+
+
+def _token(number: int, name: str) -> dict[str, Any]:
+    return {"id": number, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+
 
 _COMMON = {
     "version": "1.0",
     "truncation": None,
     "padding": None,
-    "added_tokens": [
-        {"id": number, "content": name, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-        for number, name in enumerate(SPECIAL)
-    ],
+    "added_tokens": [_token(number, name) for number, name in enumerate(SPECIAL)],
     "normalizer": None,
 }
 
@@ -154,10 +218,3 @@ def _start(documents: bool) -> dict[str, Any] | None:
     text = lambda which: {"Sequence": {"id": which, "type_id": 0}}
     special = {name: {"id": name, "ids": [START_ID], "tokens": [name]}}
     return {"type": "TemplateProcessing", "single": [begin, text("A")], "pair": [begin, text("A"), text("B")], "special_tokens": special}
-
-
-def _byte_letters() -> list[str]:
-    """The character that the tokenizers library writes for each byte: the byte's own where it can be seen, otherwise one from 256 on."""
-    visible = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = iter(range(256, 512))
-    return [chr(byte if byte in visible else next(others)) for byte in range(256)]
