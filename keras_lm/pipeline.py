@@ -257,7 +257,12 @@ class Encoder:
         return {writer.name: {**counts[writer.name], "shards": writer.shards} for writer in writers}
 
     def _with_edges(self, ids: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Puts `start` before and `end` behind each row of `ids`; `places` `(rows + 1,)` are the row splits."""
+        """Puts `start` before and `end` behind each row of `ids`; `places` `(rows + 1,)` are the row splits.
+
+        Where the two are one token, as in GPT-2, it stands behind alone: there it is before the next text as well.
+        """
+        if self.tokenizer.start_id == self.tokenizer.end_id:
+            return np.insert(ids, places[1:], self.tokenizer.end_id), places + np.arange(len(places))
         edges = np.stack([places[:-1], places[1:]], axis=1).ravel()
         values = np.tile([self.tokenizer.start_id, self.tokenizer.end_id], len(places) - 1)
         return np.insert(ids, edges, values), places + 2 * np.arange(len(places))

@@ -2,7 +2,7 @@
 
 Every tokenizer is a `tf.Module` with the same few methods, so that the pipeline, the sampler and the exported model know no
 difference. Ids 0 to 3 are the same everywhere: padding, unknown, start and end of a document. They never come out as text,
-but for the unknown token, which comes out as U+FFFD.
+but for the unknown token, which comes out as U+FFFD. Tokenizers that come with a checkpoint (`byte_pairs`, `word_pieces`) have its ids.
 
 Characters and bytes use core TensorFlow ops only: what is exported with them runs wherever TensorFlow runs. The others
 (`keras_lm.subwords`) use tensorflow-text, imported only when asked for. None changes a text: spaces, line feeds and case survive a round
@@ -21,10 +21,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lm.byte_pairs import BytePairTokenizer
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.subwords import SentencePieceTokenizer, WordPieceTokenizer, WordTokenizer
 from keras_lm.text_codec import surfaces
 from keras_lm.tokenizer_base import NUM_SPECIAL, REPLACEMENT, Tokenizer, iterate_texts, join, without_special, write_description
+from keras_lm.word_pieces import BertTokenizer
 
 
 class CharacterTokenizer(Tokenizer):
@@ -155,6 +157,8 @@ TOKENIZERS: dict[str, type[Tokenizer]] = {
 }
 """The tokenizers by the name that `--tokenizer` takes."""
 
+_OF_CHECKPOINTS: dict[str, type[Tokenizer]] = {tokenizer.kind: tokenizer for tokenizer in (BytePairTokenizer, BertTokenizer)}
+
 
 def get(kind: str) -> type[Tokenizer]:
     """The tokenizer class called `kind`.
@@ -185,17 +189,5 @@ def load(folder: str | os.PathLike) -> Tokenizer:
         raise UserError(f"{folder} holds no tokenizer.json") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{folder / 'tokenizer.json'} is damaged: {error}") from None
-    return _loader(description["kind"]).from_folder(folder, description)
-
-
-def _loader(kind: str) -> type[Tokenizer]:
-    """The class of a saved tokenizer: one of `TOKENIZERS`, or one that comes with a checkpoint."""
-    if kind == "gpt2":
-        from keras_lm.pretrained.byte_pairs import BytePairTokenizer
-
-        return BytePairTokenizer
-    if kind == "bert":
-        from keras_lm.pretrained.word_pieces import BertTokenizer
-
-        return BertTokenizer
-    return get(kind)
+    kind = description["kind"]
+    return (_OF_CHECKPOINTS.get(kind) or get(kind)).from_folder(folder, description)

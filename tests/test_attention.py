@@ -450,3 +450,8 @@ def test_heads_that_do_not_fit(layer, message):
         layer(text(), **MEMORY)
     with pytest.raises(ValueError, match="num_kv_heads must divide num_heads: got 3 and 4"):
         attention.CrossAttention(4, num_kv_heads=3)
+
+
+def test_sines_and_cosines_come_in_pairs():
+    with pytest.raises(ValueError, match="even"):
+        layers.SinusoidalPositions(context_length=4)(np.zeros([1, 2, 5], np.float32))

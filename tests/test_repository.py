@@ -71,6 +71,8 @@ def test_imports_run_one_way(repository):
         "text_codec",
         "tokenizer_base",
         "subwords",
+        "byte_pairs",
+        "word_pieces",
         "tokenizers",
         "token_names",
         "shards",
@@ -94,7 +96,7 @@ def test_imports_run_one_way(repository):
         "plots",
         "attention_plots",
     )
-    stations += ("generation", "classical", "embeddings", "training", "tasks", "insight", "export", "pretrained", "cli")
+    stations += ("generation", "classical", "embeddings", "pretrained", "training", "tasks", "insight", "export", "cli")
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
         if station == "__init__":

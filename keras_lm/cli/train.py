@@ -73,6 +73,10 @@ def train(arguments: Sequence[str] | None) -> int:
             (pairs.open_pairs if settings.reads_pairs else corpora.open_corpus)(settings.corpus)
         if dry_run and settings.reads_pairs:
             raise UserError(f"--dry-run is for --task lm, not for {settings.task}")
+        if settings.pretrained:
+            from keras_lm.pretrained.checkpoint import Checkpoint
+
+            Checkpoint(settings.pretrained)
         if settings.word_vectors:
             _check_vectors(settings.word_vectors, settings.embedding_dim)
     if (run.settings if run else settings).tensorboard:

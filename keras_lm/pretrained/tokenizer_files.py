@@ -14,11 +14,11 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
-from keras_lm.pretrained.byte_pairs import byte_letters
+from keras_lm.byte_pairs import byte_letters
 from keras_lm.pretrained.checkpoint import write_json
-from keras_lm.pretrained.word_pieces import LONGEST_WORD
 from keras_lm.subwords import WORDS
 from keras_lm.tokenizer_base import NUM_SPECIAL, REPLACEMENT, START_ID, Tokenizer
+from keras_lm.word_pieces import LONGEST_WORD
 
 OURS = "keras_lm_tokenizer"
 """The folder with the tokenizer as `Tokenizer.save` writes it."""

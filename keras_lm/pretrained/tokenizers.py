@@ -12,10 +12,10 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from keras_lm.byte_pairs import BytePairTokenizer
 from keras_lm.errors import UserError
-from keras_lm.pretrained.byte_pairs import BytePairTokenizer
-from keras_lm.pretrained.word_pieces import LONGEST_WORD, BertTokenizer
 from keras_lm.tokenizers import Tokenizer
+from keras_lm.word_pieces import LONGEST_WORD, BertTokenizer
 
 _JSON, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _FILES = (_JSON, "vocab.json", "vocab.txt", "tokenizer.model")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_lm.recurrent import zero_states
 from keras_lm.training.data import batches_of, make_evaluator
-from keras_lm.training.loop import build_model
+from keras_lm.training.loop import first_model
 from keras_lm.training.optimizers import make_optimizer
 from keras_lm.training.progress import duration
 from keras_lm.training.run import Run
@@ -53,8 +53,7 @@ def estimate(run: Run, *, seconds: float = 3.0) -> Estimate:
     """
     settings = run.settings
     tokens = run.load_tokens()
-    vocabulary_size = run.load_tokenizer().vocabulary_size
-    model = build_model(settings, vocabulary_size)
+    model = first_model(run)
     optimizer = make_optimizer(settings, model)
     step = make_train_step(model, optimizer, settings, jit_compile=use_xla(settings))
     states = zero_states(model, settings.batch_size) if settings.stateful else {}

@@ -88,6 +88,20 @@ def build_model(settings: TrainingSettings, vocabulary_size: int) -> keras.Model
         keras.config.set_dtype_policy(default)
 
 
+def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Model:
+    """The model that a run begins with: that of a checkpoint, where its settings name one, or `build_model` of them.
+
+    Args:
+        run: A prepared run.
+        settings: In place of the run's own.
+    """
+    settings = settings or run.settings
+    if settings.pretrained is None:
+        return build_model(settings, run.load_tokenizer().vocabulary_size)
+    keras.utils.set_random_seed(settings.seed)
+    return run.load_pretrained()
+
+
 class _Training:
     def __init__(self, run: Run, callbacks: Sequence[keras.callbacks.Callback], distribution: Distribution):
         self.run, self.settings, self.devices = run, run.settings, distribution
@@ -100,9 +114,8 @@ class _Training:
         self.tokens = run.load_tokens()
         shards.check_tokenizer(run.tokens_folder, run.folder / "tokenizer")
         shards.verify(run.tokens_folder, _reporter())
-        vocabulary_size = self.tokenizer.vocabulary_size
         with distribution.strategy.scope():
-            self.model = build_model(settings, vocabulary_size)
+            self.model = first_model(run)
             if settings.word_vectors:
                 start_embedding(self.model, word_names(self.tokenizer), WordVectors.load(run.folder / "word_vectors.bin"))
             self.optimizer = make_optimizer(settings, self.model)
@@ -110,7 +123,7 @@ class _Training:
         # bits, or is not the average that was asked for.
         self.result_is_copied = distribution.is_distributed or settings.ema > 0 or settings.precision != "float32"
         plain = dataclasses.replace(settings, precision="float32")
-        self.result_model = build_model(plain, vocabulary_size) if self.result_is_copied else self.model
+        self.result_model = first_model(run, plain) if self.result_is_copied else self.model
         jit_compile = use_xla(settings)
         self.states = zero_states(self.model, settings.batch_size) if settings.stateful else {}
         self.states = tf.nest.map_structure(lambda state: tf.Variable(state, trainable=False), self.states)

@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from keras_lm import corpora, parallel, pipeline, shards, tokenizers
 from keras_lm.embeddings.vectors import WordVectors, check_width
 from keras_lm.errors import UserError
+from keras_lm.files import replacing
+from keras_lm.generation.state import Decoder
+from keras_lm.pretrained.loading import Pretrained, load
 from keras_lm.token_names import word_names
 from keras_lm.training.data import pairs_of
 from keras_lm.training.distribution import Distribution, guarded
-from keras_lm.training.run import Run
+from keras_lm.training.run import PRETRAINED, Run
 from keras_lm.training.settings import TrainingSettings
 
 
@@ -55,12 +58,19 @@ def _prepare(settings: TrainingSettings) -> Run:
         return Run.create(settings, take)
     if settings.reads_pairs:
         return Run.create(settings, _pairs_filler(settings, say))
+    pretrained = _load_pretrained(settings) if settings.pretrained else None
     corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
 
     def fill(folder: pathlib.Path) -> None:
-        say(f"reading {corpus.name}, learning a {settings.tokenizer} vocabulary ...")
-        texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
-        tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
+        if pretrained:
+            say(f"reading {corpus.name} ...")
+            tokenizer = pretrained.tokenizer
+            with replacing(folder / PRETRAINED) as temporary:
+                pretrained.model.save(temporary)
+        else:
+            say(f"reading {corpus.name}, learning a {settings.tokenizer} vocabulary ...")
+            texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
+            tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
         tokenizer.save(folder / "tokenizer")
         take_vectors(folder)
         pairs = pipeline.split_texts(corpus, settings.split, settings.clean)
@@ -68,6 +78,26 @@ def _prepare(settings: TrainingSettings) -> Run:
         _report(tokens, tokenizer.vocabulary_size, settings, say)
 
     return Run.create(settings, fill)
+
+
+def _load_pretrained(settings: TrainingSettings) -> Pretrained:
+    """The checkpoint that a run goes on with.
+
+    Raises:
+        UserError: one that cannot be read, or has no tokenizer; no language model; windows longer than its context.
+    """
+    loaded = load(settings.pretrained, dropout=settings.dropout)
+    if loaded.model.name != "transformer_lm":
+        raise UserError(f"{settings.pretrained} holds a {loaded.config['model_type']}, which reads both ways: it is no language model")
+    if loaded.tokenizer is None:
+        raise UserError(loaded.no_tokenizer)
+    sizes = loaded.tokenizer.vocabulary_size, loaded.model.output_shape[-1]
+    if sizes[0] != sizes[1]:
+        raise UserError(f"{settings.pretrained} has a tokenizer of {sizes[0]} tokens, and a model of {sizes[1]}")
+    context = Decoder(loaded.model).context_length
+    if settings.sequence_length > context:
+        raise UserError(f"sequence_length must be at most {context}, the context of {settings.pretrained}, got {settings.sequence_length}")
+    return loaded
 
 
 def _pairs_filler(settings: TrainingSettings, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:

@@ -15,7 +15,7 @@ import numpy as np
 from keras_lm.errors import UserError
 from keras_lm.recurrent import zero_states
 from keras_lm.training.data import batches_of
-from keras_lm.training.loop import build_model
+from keras_lm.training.loop import first_model
 from keras_lm.training.optimizers import make_optimizer
 from keras_lm.training.run import Run
 from keras_lm.training.step import make_train_step, use_xla
@@ -56,7 +56,7 @@ def range_test(
         UserError: the loss ran away before five steps were made.
     """
     settings = dataclasses.replace(run.settings, schedule="constant", warmup_steps=0, learning_rate=lowest, ema=0.0)
-    model = build_model(settings, run.load_tokenizer().vocabulary_size)
+    model = first_model(run, settings)
     optimizer = make_optimizer(settings, model)
     step = make_train_step(model, optimizer, settings, jit_compile=use_xla(settings))
     states = zero_states(model, settings.batch_size) if settings.stateful else {}

@@ -131,6 +131,10 @@ class Run:
         """Where the tokenized corpus lies: in the run, or where `keras_lm-prepare` wrote it."""
         return pathlib.Path(self.settings.tokens) if self.settings.tokens else self.folder / "tokens"
 
+    def load_pretrained(self) -> Any:
+        """The model that a run with `pretrained` began with, a `keras.Model`."""
+        return _load_model(self.folder / PRETRAINED)
+
     def load_model(self) -> Any:
         """The run's best model so far, a `keras.Model`.
 
@@ -140,11 +144,7 @@ class Run:
         path = self.folder / "model.keras"
         if not path.is_file():
             raise UserError(f"{self.folder} has no model.keras yet: let it train up to its first evaluation (--resume goes on)")
-        import keras
-
-        import keras_lm.seq2seq  # noqa: F401  registers the layers that the file names
-
-        return keras.saving.load_model(path, compile=False)
+        return _load_model(path)
 
     def load_evaluator(self) -> Any:
         """A `keras_lm.evaluation.Evaluator` of `load_model()`, with the windows or the pairs that the run evaluates with.
@@ -215,13 +215,26 @@ class Run:
             self._write_samples([sample for sample in samples if sample[0] <= step])
 
 
+PRETRAINED = "pretrained.keras"
+"""The checkpoint's model, in the run's folder, so that the run needs the checkpoint no more."""
+
 _WRITTEN = ("settings.yaml", "model.keras", "metrics.jsonl", "metrics.csv", "samples.txt", "curves.png")
 _SAMPLE = "=== step "
 
 
+def _load_model(path: pathlib.Path) -> Any:
+    import keras
+
+    import keras_lm.seq2seq  # noqa: F401  registers the layers that the file names
+
+    return keras.saving.load_model(path, compile=False)
+
+
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """What a run that was killed while it was being prepared has left: all of it but `settings.yaml`, which comes last."""
-    names = re.compile(r"tokenizer|tokens|word_vectors\.bin|versions\.json|\.(tokenizer|tokens|word_vectors|versions|settings)-.*")
+    names = re.compile(
+        r"tokenizer|tokens|word_vectors\.bin|pretrained\.keras|versions\.json|\.(tokenizer|tokens|word_vectors|pretrained|versions|settings)-.*"
+    )
     return [path for path in folder.iterdir() if names.fullmatch(path.name)]
 
 

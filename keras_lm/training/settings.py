@@ -28,10 +28,29 @@ CHOICES: dict[str, tuple[str, ...]] = {
 PAIRS = {"translation": "translations", "summarization": "headlines"}
 """The corpus of a task that reads pairs, where none is given."""
 
+_OF_CHECKPOINT = (
+    "tokens",
+    "tokenizer",
+    "vocabulary_size",
+    "model",
+    "embedding_dim",
+    "hidden_dim",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "positions",
+    "normalization",
+    "tied",
+    "word_vectors",
+    "stateful",
+    "precision",
+)
+"""What nobody may set of a run that goes on with a checkpoint."""
+
 GROUPS: dict[str, str] = {
     "task": "text",
     "tokenizer": "tokens",
-    "model": "model",
+    "pretrained": "model",
     "optimizer": "optimisation",
     "steps": "course of the run",
     "strategy": "devices",
@@ -59,6 +78,8 @@ class TrainingSettings:
         tokens: A corpus that keras_lm-prepare has tokenized, in place of all of the above and of the tokenizer.
         tokenizer: What a token is: char, byte, wordpiece, sentencepiece or word.
         vocabulary_size: Most tokens in the vocabulary; default all characters, 8000 sub-words or 20000 words.
+        pretrained: Folder of a checkpoint as transformers saves it (GPT-2, Llama, Mistral, StarCoder2); the run goes on with its model and
+            tokenizer, whose fields are then left out.
         model: simple_rnn, lstm, gru or transformer.
         sequence_length: Tokens a window; for the transformer also its longest context. Of pairs: tokens to which sources and targets are
             cut.
@@ -131,6 +152,7 @@ class TrainingSettings:
     tokens: str | None = None
     tokenizer: str = "char"
     vocabulary_size: int | None = None
+    pretrained: str | None = None
     model: str = "transformer"
     sequence_length: int = 128
     embedding_dim: int = 256
@@ -204,6 +226,7 @@ class TrainingSettings:
         self._require("batch_size", self.batch_size % self.accumulate == 0, f"a multiple of accumulate ({self.accumulate})")
         self._require("export", self.export != "", "a folder")
         self._check_task()
+        self._check_pretrained()
         if self.model == "transformer":
             self._require("num_heads", self.embedding_dim % self.num_heads == 0, f"a divisor of embedding_dim ({self.embedding_dim})")
             kv_heads = self.num_kv_heads or self.num_heads
@@ -233,6 +256,15 @@ class TrainingSettings:
                 raise UserError(f"{name} is for --task lm, not for {self.task}")
         if self.model == "transformer" and (self.num_kv_heads or self.num_heads) != self.num_heads:
             raise UserError(f"num_kv_heads is for --task lm, not for {self.task}")
+
+    def _check_pretrained(self) -> None:
+        if self.pretrained is None:
+            return
+        if self.reads_pairs:
+            raise UserError(f"pretrained is for --task lm, not for {self.task}")
+        for field in dataclasses.fields(self):
+            if field.name in _OF_CHECKPOINT and getattr(self, field.name) != field.default:
+                raise UserError(f"{field.name} is the checkpoint's where there is a pretrained one: leave it out")
 
     def _require(self, name: str, condition: bool, allowed: str) -> None:
         if not condition:

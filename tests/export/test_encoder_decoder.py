@@ -92,6 +92,18 @@ def test_score_adds_up_to_the_numbers_of_the_evaluator(small_pair_run, served):
     np.testing.assert_allclose(outputs["perplexity"], np.exp(-outputs["log_likelihood"] / outputs["num_tokens"]), rtol=1e-4)
 
 
+def test_score_from_python(exported, served):
+    outside, targets = ExportedGenerator(exported), ["三加一四"] * len(SOURCES)
+    expected = served("score", {"sources": SOURCES, "targets": targets})
+    scores = outside.score(SOURCES, targets)
+    assert [score["num_tokens"] for score in scores] == expected["num_tokens"].tolist()
+    np.testing.assert_allclose([score["log_likelihood"] for score in scores], expected["log_likelihood"], rtol=1e-4)
+    with pytest.raises(UserError, match=r"score\(sources, targets\)"):
+        outside.score(SOURCES)
+    with pytest.raises(UserError, match="6 sources, but 1 targets"):
+        outside.score(SOURCES, ["三"])
+
+
 def test_a_source_that_is_too_long_is_read_from_its_beginning(small_pair_run, generator, served):
     long = "13 plus 4" + " plus 4" * 500
     with pytest.warns(UserWarning, match="the model reads the first 16"):

@@ -124,6 +124,8 @@ def test_score_is_the_log_likelihood_of_the_full_pass(small_run, exported, serve
     model, tokenizer = small_run.load_model(), small_run.load_tokenizer()
     texts = [*prompts_of(small_run, 5), "", "x" * 300]
     scores = ExportedGenerator(exported).score(texts)
+    with pytest.raises(UserError, match="only texts are scored"):
+        ExportedGenerator(exported).score(texts, texts)
     in_session = served("score", {"texts": texts})
     for number, (text, score) in enumerate(zip(texts, scores, strict=True)):
         ids = [tokenizer.start_id, *tokenizer.tokenize(tf.constant([text])).to_list()[0]]

@@ -472,6 +472,11 @@ def test_of_a_source_that_is_too_long_the_beginning_is_read(generator):
     assert result.text == "".join(LETTERS[token].decode() for token in expected[0].ids)
 
 
+def test_a_draft_is_refused(generator):
+    with pytest.raises(UserError, match="an encoder-decoder takes no draft"):
+        TextGenerator(generator.model, generator.tokenizer, draft="lookup")
+
+
 def test_an_empty_source_is_refused(generator):
     for search in (generator.generate, generator.beam_search, generator.contrastive_search):
         with pytest.raises(UserError, match="a source is empty: give at least one word"):

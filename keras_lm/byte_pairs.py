@@ -25,9 +25,11 @@ from keras_lm.tokenizer_base import REPLACEMENT, Tokenizer, join, write_descript
 SPECIAL = ("pad", "unknown", "start", "end")
 """The special tokens that every tokenizer has."""
 
-_BLANK = r"\t\n\v\f\r \x{85}\p{Z}"  # Unicode's white space; RE2's \s is that of ASCII
+BLANK = r"\t\n\v\f\r \x{85}\p{Z}"
+"""Unicode's white space inside a class of RE2, whose own `\\s` is that of ASCII."""
+
 _CUT = "\U0010fffe"  # a code point that is no character; one that stands in a text becomes U+FFFD
-_WORDS = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+| ?[^{_BLANK}\p{{L}}\p{{N}}{_CUT}]+|[{_BLANK}]+"
+_WORDS = rf"'s|'t|'re|'ve|'m|'ll|'d| ?\p{{L}}+| ?\p{{N}}+| ?[^{BLANK}\p{{L}}\p{{N}}{_CUT}]+|[{BLANK}]+"
 
 
 def byte_letters() -> list[str]:
@@ -148,7 +150,8 @@ class BytePairTokenizer(Tokenizer):
             (ids, owners, *found(ids, owners)),
             shape_invariants=(tf.TensorShape([None]),) * 4,
         )
-        return tf.RaggedTensor.from_value_rowids(ids, tf.cast(owners, tf.int64), nrows=tf.cast(count, tf.int64), validate=False)
+        lengths = tf.math.unsorted_segment_sum(tf.ones_like(owners, tf.int64), owners, count)
+        return tf.RaggedTensor.from_row_lengths(ids, lengths, validate=False)
 
 
 def _merge_table(ids: Mapping[str, int], merges: Sequence[tuple[str, str]], letters: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -183,5 +186,5 @@ def _split_words(texts: tf.Tensor) -> tf.RaggedTensor:
     That expression looks ahead, to leave the last of several blanks to the word behind them; RE2 cannot, so a mark is set there first.
     """
     texts = tf.strings.regex_replace(texts, _CUT, REPLACEMENT)
-    texts = tf.strings.regex_replace(texts, rf"([{_BLANK}])([{_BLANK}][^{_BLANK}])", rf"\1{_CUT}\2")
+    texts = tf.strings.regex_replace(texts, rf"([{BLANK}])([{BLANK}][^{BLANK}])", rf"\1{_CUT}\2")
     return tensorflow_text().regex_split(texts, f"{_CUT}|{_WORDS}", _WORDS)

@@ -14,16 +14,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lm.byte_pairs import BLANK, SPECIAL
 from keras_lm.cleaning import tensorflow_text
 from keras_lm.errors import UserError
-from keras_lm.pretrained.byte_pairs import SPECIAL
 from keras_lm.tokenizer_base import REPLACEMENT, Tokenizer, join, write_description
 
 LONGEST_WORD = 100
 """Characters; a longer word is one unknown token."""
 
 _JOINER = "##"
-_BLANK = r"\t\n\v\f\r \x{85}\p{Z}"
 _MARKS = r"!-/:-@\[-`{-~\p{P}"
 _IDEOGRAPHS = (
     r"\x{4E00}-\x{9FFF}\x{3400}-\x{4DBF}\x{20000}-\x{2A6DF}\x{2A700}-\x{2B73F}\x{2B740}-\x{2B81F}\x{2B920}-\x{2CEAF}\x{F900}-\x{FAFF}"
@@ -101,7 +100,7 @@ class BertTokenizer(Tokenizer):
         raise UserError("the bert tokenizer comes with a checkpoint (keras_lm.pretrained.load); to learn one, take wordpiece")
 
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
-        words = tensorflow_text().regex_split(self._normalized(texts), rf"[{_BLANK}]+|[{_MARKS}]", rf"[{_MARKS}]")
+        words = tensorflow_text().regex_split(self._normalized(texts), rf"[{BLANK}]+|[{_MARKS}]", rf"[{_MARKS}]")
         too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > LONGEST_WORD
         words = words.with_flat_values(tf.where(too_long, "\x01", words.flat_values))  # which is in no vocabulary
         return tf.cast(self._pieces.tokenize(words), tf.int32).merge_dims(-2, -1)
