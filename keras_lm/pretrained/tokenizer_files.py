@@ -17,7 +17,7 @@ from typing import Any
 from keras_lm.byte_pairs import byte_letters
 from keras_lm.pretrained.checkpoint import write_json
 from keras_lm.subwords import WORDS
-from keras_lm.tokenizer_base import NUM_SPECIAL, REPLACEMENT, START_ID, Tokenizer
+from keras_lm.tokenizer_base import NUM_SPECIAL, REPLACEMENT, Tokenizer
 from keras_lm.word_pieces import LONGEST_WORD
 
 OURS = "keras_lm_tokenizer"
@@ -47,15 +47,17 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path, documents: bool, 
     if tokenizer.kind not in _FORMS:
         return f"transformers has no form for the {tokenizer.kind} tokenizer: {folder.name} holds it in {OURS}/ alone"
     description = json.loads((folder / OURS / "tokenizer.json").read_text(encoding="utf-8"))
-    form = {**_COMMON, "post_processor": _start(documents), **_FORMS[tokenizer.kind](description, folder / OURS)}
+    names = description["vocabulary"] if "special" in description else SPECIAL
+    start = _start(names[tokenizer.start_id], tokenizer.start_id) if documents else None
+    form = {**_COMMON, "post_processor": start, **_FORMS[tokenizer.kind](description, folder / OURS)}
     write_json(folder / "tokenizer.json", form)
-    own = zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True)
-    names = _names_of(tokenizer.kind, description).items() if "special" in description else own
+    own = dict(zip(("pad", "unk", "bos", "eos"), SPECIAL, strict=True))
+    roles = _names_of(tokenizer.kind, description) if "special" in description else own
     write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": "PreTrainedTokenizerFast",
-            **{f"{role}_token": name for role, name in names},
+            **{f"{role}_token": name for role, name in roles.items()},
             "model_max_length": context_length,
             "padding_side": "left",
             "clean_up_tokenization_spaces": False,
@@ -210,11 +212,9 @@ def _replace(pattern: dict[str, str], content: str) -> dict[str, Any]:
     return {"type": "Replace", "pattern": pattern, "content": content}
 
 
-def _start(documents: bool) -> dict[str, Any] | None:
-    if not documents:
-        return None
-    name = SPECIAL[START_ID]
+def _start(name: str, number: int) -> dict[str, Any]:
+    """What puts the start token in front of each text."""
     begin = {"SpecialToken": {"id": name, "type_id": 0}}
     text = lambda which: {"Sequence": {"id": which, "type_id": 0}}
-    special = {name: {"id": name, "ids": [START_ID], "tokens": [name]}}
+    special = {name: {"id": name, "ids": [number], "tokens": [name]}}
     return {"type": "TemplateProcessing", "single": [begin, text("A")], "pair": [begin, text("A"), text("B")], "special_tokens": special}

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import transformers
 
 from keras_lm.cli.export import main as export_main
 from keras_lm.cli.train import train
@@ -69,6 +70,8 @@ def test_it_is_trained_resumed_exported_and_saved_back(checkpoint, corpus, tmp_p
     exported = ExportedGenerator(tmp_path / "saved_models" / "cats").generate(["the cat"], settings)
     assert [one.text for one in exported] == [one.text for one in run.make_generator().generate(["the cat"], settings)]
     assert save(best, run.load_tokenizer(), tmp_path / "back", documents=True) == ""
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert theirs("the cat")["input_ids"][0] == run.load_tokenizer().start_id
     assert load(tmp_path / "back").tokenizer.tokenize(["the cat"]).to_list() == run.load_tokenizer().tokenize(["the cat"]).to_list()
 
 
