@@ -63,7 +63,7 @@ _PUBLIC = {
 }
 """Public names, and where each lives: `module`, or `module:name` where it has another name there."""
 
-_PACKAGES = ("insight", "pretrained", "tasks")
+_PACKAGES = ("pretrained",)
 """Packages with public names of their own."""
 
 __all__ = sorted([*_PUBLIC, *_PACKAGES])

@@ -20,10 +20,7 @@ import tensorflow as tf
 
 from keras_lm.cleaning import tensorflow_text
 from keras_lm.errors import UserError
-from keras_lm.tokenizer_base import REPLACEMENT, Tokenizer, join, write_description
-
-SPECIAL = ("pad", "unknown", "start", "end")
-"""The special tokens that every tokenizer has."""
+from keras_lm.tokenizer_base import REPLACEMENT, CheckpointTokenizer, write_description
 
 BLANK = r"\t\n\v\f\r \x{85}\p{Z}"
 """Unicode's white space inside a class of RE2, whose own `\\s` is that of ASCII."""
@@ -46,7 +43,7 @@ def byte_letters() -> list[str]:
     return [chr(byte if byte in visible else next(others)) for byte in range(256)]
 
 
-class BytePairTokenizer(Tokenizer):
+class BytePairTokenizer(CheckpointTokenizer):
     """Byte-level BPE with the ids of transformers' `GPT2Tokenizer`. Nothing is unknown, and no text is changed.
 
     The names of special tokens in a text are text, as with every tokenizer here: `<|endoftext|>` in a prompt ends nothing.
@@ -61,6 +58,7 @@ class BytePairTokenizer(Tokenizer):
 
     Example:
 
+    >>> from keras_lm.tokenizer_base import SPECIAL
     >>> tokenizer = BytePairTokenizer([*byte_letters(), "lo", "low", "<e>"], [("l", "o"), ("lo", "w")], dict.fromkeys(SPECIAL, 258))
     >>> tokenizer.tokenize(tf.constant(["low lo"])).to_list()
     [[257, 32, 256]]
@@ -70,10 +68,8 @@ class BytePairTokenizer(Tokenizer):
     needs_tensorflow_text = True
 
     def __init__(self, vocabulary: Sequence[str], merges: Sequence[tuple[str, str]], special: Mapping[str, int]):
-        super().__init__()
-        self._description = {"vocabulary": list(vocabulary), "merges": [list(pair) for pair in merges], "special": dict(special)}
-        self.pad_id, self.unknown_id, self.start_id, self.end_id = (special[name] for name in SPECIAL)
-        self.special_ids = frozenset(special.values())
+        super().__init__(special)
+        self._description = {"vocabulary": list(vocabulary), "merges": [list(pair) for pair in merges], "special": self.special}
         letters = byte_letters()
         ids = {name: number for number, name in enumerate(vocabulary)}
         lacking = [letter for letter in letters if letter not in ids]
@@ -88,26 +84,10 @@ class BytePairTokenizer(Tokenizer):
         written = lambda name: bytes(byte_of[letter] for letter in name) if set(name) <= byte_of.keys() else name.encode()
         self._strings = [b"" if number in self.special_ids else written(name) for number, name in enumerate(vocabulary)]
 
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self._strings)
-
-    @classmethod
-    def fit(cls, texts: tf.data.Dataset | Iterable[str], vocabulary_size: int | None = None) -> BytePairTokenizer:
-        """Refused: this tokenizer comes with its checkpoint."""
-        raise UserError("the gpt2 tokenizer comes with a checkpoint (keras_lm.pretrained.load); to learn one, take sentencepiece")
-
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         words = _split_words(texts)
         different, place = tf.unique(words.flat_values)
         return words.with_flat_values(tf.gather(self._merge(different), place)).merge_dims(-2, -1)
-
-    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        ids = ids if isinstance(ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(ids)
-        return join(ids, self._strings)
-
-    def pieces(self) -> list[bytes]:
-        return list(self._strings)
 
     def save(self, folder: str | os.PathLike) -> None:
         write_description(folder, {"kind": self.kind, **self._description})

@@ -6,11 +6,12 @@ import abc
 import json
 import os
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from keras_lm.errors import UserError
 from keras_lm.files import replacing
 
 PAD_ID, UNKNOWN_ID, START_ID, END_ID = range(4)
@@ -106,6 +107,44 @@ class Tokenizer(tf.Module, abc.ABC):
             return []
         unknown = tf.reduce_any(self.tokenize(tf.constant(different)) == self.unknown_id, axis=1)
         return [character for character, is_unknown in zip(different, unknown.numpy().tolist(), strict=True) if is_unknown]
+
+
+SPECIAL = ("pad", "unknown", "start", "end")
+"""The special tokens that every tokenizer has."""
+
+
+class CheckpointTokenizer(Tokenizer):
+    """A tokenizer that comes with a checkpoint: its ids are the checkpoint's, and it is not learnt here.
+
+    Args:
+        special: The ids of `SPECIAL`, which may be one id; under other names further ids that write nothing.
+
+    Attributes:
+        special: The same.
+    """
+
+    _strings: list[bytes]
+
+    def __init__(self, special: Mapping[str, int]):
+        super().__init__()
+        self.special = dict(special)
+        self.pad_id, self.unknown_id, self.start_id, self.end_id = (special[name] for name in SPECIAL)
+        self.special_ids = frozenset(special.values())
+
+    @property
+    def vocabulary_size(self) -> int:
+        return len(self._strings)
+
+    @classmethod
+    def fit(cls, texts: tf.data.Dataset | Iterable[str], vocabulary_size: int | None = None) -> Tokenizer:
+        """Refused."""
+        raise UserError(f"the {cls.kind} tokenizer comes with a checkpoint (keras_lm.pretrained.load); to learn one, take sentencepiece")
+
+    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
+        return join(ids if isinstance(ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(ids), self._strings)
+
+    def pieces(self) -> list[bytes]:
+        return list(self._strings)
 
 
 def iterate_texts(texts: tf.data.Dataset | Iterable[str]) -> Iterator[str]:

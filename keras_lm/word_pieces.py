@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from keras_lm.byte_pairs import BLANK, SPECIAL
+from keras_lm.byte_pairs import BLANK
 from keras_lm.cleaning import tensorflow_text
 from keras_lm.errors import UserError
-from keras_lm.tokenizer_base import REPLACEMENT, Tokenizer, join, write_description
+from keras_lm.tokenizer_base import REPLACEMENT, CheckpointTokenizer, write_description
 
 LONGEST_WORD = 100
 """Characters; a longer word is one unknown token."""
@@ -31,7 +31,7 @@ _IDEOGRAPHS = (
 _SPACED = re.compile(r"[^\W_\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0002fa1f]")  # letters and digits of scripts with spaces
 
 
-class BertTokenizer(Tokenizer):
+class BertTokenizer(CheckpointTokenizer):
     """WordPiece with the ids of transformers' `BertTokenizer`, as in BERT, MiniLM and the Chinese GPT-2 checkpoints.
 
     What it reads is changed: white space is lost, and case and accents where `lowercase`. What it writes is as near as may be: words of
@@ -50,6 +50,7 @@ class BertTokenizer(Tokenizer):
 
     Example:
 
+    >>> from keras_lm.tokenizer_base import SPECIAL
     >>> tokenizer = BertTokenizer(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "play", "##ing", "棋"], dict(zip(SPECIAL, range(4))))
     >>> ids = tokenizer.tokenize(tf.constant(["Playing 棋棋"]))
     >>> ids.to_list(), tokenizer.detokenize(ids).numpy()[0].decode()
@@ -69,15 +70,12 @@ class BertTokenizer(Tokenizer):
         ideographs: bool = True,
         clean: bool = True,
     ):
-        super().__init__()
+        super().__init__(special)
         self.vocabulary = tuple(vocabulary)
         if len(set(self.vocabulary)) != len(self.vocabulary):
             raise UserError("a name stands twice in the vocabulary")
         if not all(0 <= number < len(self.vocabulary) for number in special.values()):
             raise UserError(f"a special token has an id that is not below {len(self.vocabulary)}, the size of the vocabulary")
-        self.special = dict(special)
-        self.pad_id, self.unknown_id, self.start_id, self.end_id = (special[name] for name in SPECIAL)
-        self.special_ids = frozenset(special.values())
         self.lowercase, self.ideographs, self.clean = lowercase, ideographs, clean
         self.strip_accents = lowercase if strip_accents is None else strip_accents
         self._pieces = tensorflow_text().FastWordpieceTokenizer(
@@ -90,27 +88,11 @@ class BertTokenizer(Tokenizer):
         )
         self._strings = [self._written(number, name) for number, name in enumerate(self.vocabulary)]
 
-    @property
-    def vocabulary_size(self) -> int:
-        return len(self.vocabulary)
-
-    @classmethod
-    def fit(cls, texts: tf.data.Dataset | Iterable[str], vocabulary_size: int | None = None) -> BertTokenizer:
-        """Refused: this tokenizer comes with its checkpoint."""
-        raise UserError("the bert tokenizer comes with a checkpoint (keras_lm.pretrained.load); to learn one, take wordpiece")
-
     def tokenize(self, texts: tf.Tensor) -> tf.RaggedTensor:
         words = tensorflow_text().regex_split(self._normalized(texts), rf"[{BLANK}]+|[{_MARKS}]", rf"[{_MARKS}]")
         too_long = tf.strings.length(words.flat_values, unit="UTF8_CHAR") > LONGEST_WORD
         words = words.with_flat_values(tf.where(too_long, "\x01", words.flat_values))  # which is in no vocabulary
         return tf.cast(self._pieces.tokenize(words), tf.int32).merge_dims(-2, -1)
-
-    def detokenize(self, ids: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-        ids = ids if isinstance(ids, tf.RaggedTensor) else tf.RaggedTensor.from_tensor(ids)
-        return join(ids, self._strings)
-
-    def pieces(self) -> list[bytes]:
-        return list(self._strings)
 
     def save(self, folder: str | os.PathLike) -> None:
         names = ("special", "lowercase", "strip_accents", "ideographs", "clean")

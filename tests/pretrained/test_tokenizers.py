@@ -15,7 +15,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, trainers
 from tokenizers import models as kinds
 
 from keras_lm import tokenizers
-from keras_lm.byte_pairs import SPECIAL, BytePairTokenizer, byte_letters
+from keras_lm.byte_pairs import BytePairTokenizer, byte_letters
 from keras_lm.errors import UserError
 from keras_lm.export.saved_model import ExportedGenerator, export_model
 from keras_lm.export.tflite import export_lite_model
@@ -24,6 +24,7 @@ from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.text import TextGenerator
 from keras_lm.pretrained import load, save
 from keras_lm.pretrained.tokenizers import load_tokenizer
+from keras_lm.tokenizer_base import SPECIAL
 from keras_lm.word_pieces import BertTokenizer
 from tests.pretrained.checkpoints import gpt2, saved
 
