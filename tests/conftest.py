@@ -1,11 +1,6 @@
-"""What the tests share: quiet TensorFlow, a scripted model whose answers can be read, and one small run that is trained once."""
+"""What the tests share: a scripted model whose answers can be read, and one small run that is trained once."""
 
 from __future__ import annotations
-
-import os
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ["KERAS_LM_XLA_CACHE"] = ""  # a test writes into no home
 
 import itertools
 import pathlib

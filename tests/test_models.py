@@ -48,7 +48,9 @@ def build(name, vocabulary_size=20):
     return models.get(name.partition("-")[0])(vocabulary_size, **SMALL[name])
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in ("gru", "transformer", "transformer-llama") else pytest.mark.slow) for name in SMALL]
+)
 def test_model(name, tmp_path):
     """Logits at every position, dynamic batch and time, XLA, mixed precision, `.keras` and back in another process."""
     model = build(name)

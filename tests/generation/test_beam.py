@@ -198,7 +198,7 @@ def test_groups_begin_differently_under_a_large_penalty():
     assert len({beam.ids[0] for beam in diverse}) == 4
 
 
-@pytest.mark.parametrize("length_penalty", [0.0, 1.0])
+@pytest.mark.parametrize("length_penalty", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_enough_beams_find_the_best_texts_of_all(length_penalty):
     """Four letters and the end, three tokens: 85 texts, 16 unfinished ones at most."""
     model = sharpened(build("gru", vocabulary_size=8))

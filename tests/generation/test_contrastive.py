@@ -61,7 +61,7 @@ def by_full_passes(model, prompt, settings):
     ("name", "jit_compile"),
     [
         ("gru", False),
-        ("transformer", True),
+        pytest.param("transformer", True, marks=pytest.mark.slow),
         ("transformer-gpt2", False),
         pytest.param("transformer-llama", False, marks=pytest.mark.slow),
         pytest.param("lstm", True, marks=pytest.mark.slow),

@@ -25,7 +25,7 @@ def sharpened(name):
     return model
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in ("transformer", "lstm") else pytest.mark.slow) for name in SMALL])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "transformer" else pytest.mark.slow) for name in SMALL])
 def test_float32_gives_the_text_of_the_sampler(name):
     model = sharpened(name)
     lite, sampler = LiteRTSampler(model, end_id=END, jit_compile=False), Sampler(model, end_id=END, jit_compile=False)

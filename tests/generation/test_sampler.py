@@ -129,7 +129,7 @@ def test_another_batch_size_compiles_once():
     assert sampler.num_compilations == 4
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_growing_caches_give_the_same_text(jit_compile):
     """Samples of prompts of different lengths, whole, in chunks and sliding; a recurrent model has nothing that grows."""
     prompts, knobs = [[5, 6, 7], [8] * 9], {"seed": 1, "num_samples": 2}

@@ -173,7 +173,7 @@ def test_interrupted_at_the_very_end(text, monkeypatch):
     assert contents("data") == contents("whole")
 
 
-@pytest.mark.parametrize("how", ["missing", "cut", "altered"])
+@pytest.mark.parametrize("how", ["altered", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut", "missing"))])
 def test_damaged_shards_are_made_again(text, how):
     prepare(settings_of(text))
     before = contents("data")
@@ -208,7 +208,7 @@ def test_only_what_does_not_matter_may_change(text):
         preparation.stored_settings("nosuch")
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_bad_text_is_named_and_can_be_gone_on_with(tmp_path, workers):
     (tmp_path / "bad.txt").write_bytes(b"good line\n" * 1500 + b"bad \xff line\n")
     settings = settings_of(tmp_path / "bad.txt", workers=workers)

@@ -99,7 +99,7 @@ def test_the_result_is_the_validation_loss_of_model_keras(small_run):
     "changes",
     [
         {"model": "transformer"},
-        {"model": "lstm", "stateful": True},
+        pytest.param({"model": "lstm", "stateful": True}, marks=pytest.mark.slow),
         pytest.param({"model": "gru", "accumulate": 2}, marks=pytest.mark.slow),
     ],
 )
@@ -151,7 +151,9 @@ def test_accumulation_equals_the_large_batch(stateful):
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", ["simple_rnn", "lstm", "gru", "transformer"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("lstm", "transformer") else pytest.mark.slow) for kind in models.MODELS]
+)
 def test_a_training_step_equals_keras_fit(kind):
     """`compile` and `fit` on the same model, optimizer and batches give the same weights."""
     settings = TrainingSettings(**{**BASE, "model": kind, "dropout": 0.0, "optimizer": "adam", "schedule": "constant", "warmup_steps": 0})
@@ -219,7 +221,7 @@ def test_last_checkpoints_are_kept():
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-10", "step-12"]
 
 
-@pytest.mark.parametrize("damage", ["cut short", "altered", "missing"])
+@pytest.mark.parametrize("damage", ["altered", *(pytest.param(how, marks=pytest.mark.slow) for how in ("cut short", "missing"))])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, capfd):
     run, result = trained(model="gru")
     expected = weights_of(run)

@@ -123,8 +123,10 @@ def test_accumulation_equals_the_large_batch(model):
             assert one[name] == pytest.approx(other[name], abs=1e-4)
 
 
-@pytest.mark.parametrize("label_smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("model", ["gru", "transformer"])
+@pytest.mark.parametrize(
+    ("model", "label_smoothing"),
+    [("gru", 0.2), ("transformer", 0.0), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("gru", 0.0), ("transformer", 0.2)))],
+)
 def test_a_training_step_equals_keras_fit(model, label_smoothing):
     """With Keras' own label smoothing, and weights of tokens; the loss that is told is the plain one. So does one in two parts."""
     plain = {"dropout": 0.0, "optimizer": "adam", "schedule": "constant", "warmup_steps": 0, "learning_rate": 0.01}
