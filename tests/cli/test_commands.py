@@ -175,6 +175,7 @@ def test_export_with_xla_says_what_the_server_needs(capsys, small_run):
     assert layout.find("saved_models/small")[1]["xla"]
 
 
+@pytest.mark.slow
 def test_export_for_transformers(capsys, text, small_run):
     """What that library then writes is what `keras_lm-generate` writes."""
     import transformers
@@ -228,6 +229,7 @@ def test_characters_never_seen(capsys, small_run, exported, source):
     assert (status, out[:3]) == (0, "a ☃")
 
 
+@pytest.mark.slow
 def test_prompt_longer_than_the_context(capsys, text):
     call(capsys, "train", "--corpus", text, "--model", "transformer", *SMALL, "--out", "run", "--export", "saved_models/t")
     for folder in ("run", "saved_models/t"):

@@ -155,14 +155,10 @@ def test_it_runs_without_this_library(generator, exported):
     assert json.loads(result.stdout) == [one.text for one in generator.generate(SOURCES)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [
-        pytest.param(name, kind, marks=() if (name, kind) == ("transformer-2017", "wordpiece") else pytest.mark.slow)
-        for name in SMALL
-        for kind in TOKENIZERS
-        if kind != "word" or name in ("transformer", "gru-luong")
-    ],
+    [(name, kind) for name in SMALL for kind in TOKENIZERS if kind != "word" or name in ("transformer", "gru-luong")],
 )
 def test_every_form_with_every_tokenizer(name, kind, tmp_path):
     """Loads and runs in a session, and gives what the library gives; of a bounded context all is used."""

@@ -110,6 +110,7 @@ def test_weights_come_from_the_seed():
     assert (first[0] != other[0]).any()
 
 
+@pytest.mark.slow
 def test_a_transformer_learns_it_in_a_few_steps():
     model = recall_model("transformer", TASK, 60_000)
     before = recall_accuracy(model, TASK, [1, 3, 6], count=200)

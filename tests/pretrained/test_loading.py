@@ -384,6 +384,7 @@ def test_folders_that_are_refused(folder, tmp_path):
     assert "is no folder here" in refusal(folder)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_is_exported_and_served_as_ours_are(tmp_path):
     """With the tokenizer in the folder: the text that transformers writes, greedily."""
     theirs = gpt2(vocab_size=260, bos_token_id=2, eos_token_id=3)

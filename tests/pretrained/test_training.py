@@ -41,6 +41,7 @@ def corpus(tmp_path):
     return str(path)
 
 
+@pytest.mark.slow
 def test_it_is_trained_resumed_exported_and_saved_back(checkpoint, corpus, tmp_path, monkeypatch):
     """The checkpoint itself is needed no more once the run has begun."""
     folder = tmp_path / "gpt2"
