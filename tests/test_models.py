@@ -49,7 +49,7 @@ def build(name, vocabulary_size=20):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in ("gru", "transformer", "transformer-llama") else pytest.mark.slow) for name in SMALL]
+    "name", [pytest.param(name, marks=() if name in ("gru", "transformer-llama") else pytest.mark.slow) for name in SMALL]
 )
 def test_model(name, tmp_path):
     """Logits at every position, dynamic batch and time, XLA, mixed precision, `.keras` and back in another process."""

@@ -51,7 +51,7 @@ def some_ids(rows=3, source_time=7, target_time=9, seed=0):
     return sources.astype(np.int32), targets.astype(np.int32)
 
 
-FAST = ("transformer-2017", "gru-bahdanau", "gru-luong-2")
+FAST = ("transformer-2017", "gru-bahdanau")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in SMALL])

@@ -167,6 +167,7 @@ def test_export_refuses_before_tensorflow(capsys, small_run, exported, tmp_path)
     assert "half has no model.keras yet" in refused(capsys, "export", "half")
 
 
+@pytest.mark.slow
 def test_export_with_xla_says_what_the_server_needs(capsys, small_run):
     status, out, error = call(capsys, "export", small_run.folder, "--out", "saved_models/small", "--xla")
     assert status == 0
@@ -198,6 +199,7 @@ def test_export_for_transformers(capsys, text, small_run):
     assert not pathlib.Path(f"saved_models/{small_run.folder.name}-transformers").exists()
 
 
+@pytest.mark.slow
 def test_export_for_litert(capsys, small_run):
     arguments = [small_run.folder, "--out", "saved_models/small", "--format", "tflite", "--quantize", "int8"]
     status, out, _ = call(capsys, "export", *arguments)
@@ -237,6 +239,7 @@ def test_prompt_longer_than_the_context(capsys, text):
         assert "tokens; the context of 8 has room for 7" in line
 
 
+@pytest.mark.slow
 def test_stop_strings(capsys, small_run):
     free = call(capsys, "generate", small_run.folder, "--prompt", "The ", "--seed", 1)[1]
     stop = re.search("[a-z]{2}", free[8:]).group()
@@ -244,6 +247,7 @@ def test_stop_strings(capsys, small_run):
     assert stopped == free[: free.index(stop, 4)] + "\n"
 
 
+@pytest.mark.slow
 def test_a_stream_prints_the_same_text(capsys, small_run):
     arguments = ["generate", small_run.folder, "--prompt", "The ", "--seed", 1, "--max-new-tokens", 30]
     assert call(capsys, *arguments, "--stream") == call(capsys, *arguments)
@@ -317,6 +321,7 @@ def test_recipe_with_an_unknown_field(capsys):
     assert "r.yaml: unknown field 'modle': did you mean 'model'" in refused(capsys, "train", "--config", "r.yaml")
 
 
+@pytest.mark.slow
 def test_flags_come_on_top_of_a_recipe(capsys, text):
     pathlib.Path("r.yaml").write_text("corpus: text.txt\nmodel: lstm\nsteps: 100\nout: run\n")
     call(capsys, "train", "--config", "r.yaml", *SMALL, "--model", "gru")
@@ -337,6 +342,7 @@ def test_a_run_is_not_overwritten_and_keeps_its_settings(capsys, text):
     assert [json.loads(line)["step"] for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_resume_begins_a_run_that_is_not_there_yet(capsys, text):
     flags = ["--corpus", text, "--model", "gru", *SMALL, "--out", "run", "--resume"]
     assert call(capsys, "train", *flags)[0] == 0
@@ -355,6 +361,7 @@ def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(capsys, text)
     assert sorted(os.listdir()) == ["text.txt"]
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_draws_and_suggests(capsys, text):
     flags = ["--corpus", text, "--model", "gru", *SMALL, "--find-learning-rate", "rates.png"]
     status, output, _ = call(capsys, "train", *flags)
@@ -365,6 +372,7 @@ def test_the_learning_rate_finder_draws_and_suggests(capsys, text):
     assert sorted(os.listdir()) == ["rates.png", "text.txt"]
 
 
+@pytest.mark.slow
 def test_what_tensorboard_reads_is_what_was_measured(capsys, text):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -388,6 +396,7 @@ def start_training(text, *flags):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ctrl_c_saves_and_prints_how_to_go_on(capsys, text, number):
     process = start_training(text, "--steps", "100000", "--evaluate-every", "20", "--out", "run")
@@ -418,6 +427,7 @@ def test_a_corpus_larger_than_what_is_read_is_refused_before_tensorflow(tmp_path
 NAMESPACE = shutil.which("unshare") and subprocess.run(["unshare", "--mount", "true"], capture_output=True).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NAMESPACE, reason="needs the right to mount (a private mount namespace)")
 @pytest.mark.parametrize(("options_of_mount", "message"), [("size=200k", "No space left on device"), ("ro", "Read-only file system")])
 def test_a_full_or_read_only_disk(tmp_path, text, options_of_mount, message):
@@ -431,6 +441,7 @@ def test_a_full_or_read_only_disk(tmp_path, text, options_of_mount, message):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not NAMESPACE, reason="needs the right to mount (a private mount namespace)")
 def test_a_disk_that_fills_while_exporting(small_run, tmp_path):
     """No version appears, not even half of one; what was there stays."""

@@ -33,6 +33,7 @@ def exported(small_pair_run, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_is_begun_and_keeps_its_settings(capsys, pairs):
     status, out, error = call(capsys, "train", "--corpus", pairs, *SMALL, "--sample-tokens", 0, "--out", "run")
     assert status == 0, error
@@ -58,6 +59,7 @@ def test_from_pairs_to_an_export(capsys, pairs):
     assert [json.loads(line)["step"] for line in pathlib.Path("run/metrics.jsonl").read_text().splitlines()] == [2, 4, 6]
 
 
+@pytest.mark.slow
 def test_a_target_stands_alone_and_is_the_most_probable(capsys, small_pair_run, exported):
     generator = small_pair_run.make_generator(jit_compile=False)
     (expected,) = generator.generate(["3 plus 14"], max_new_tokens=9)
@@ -120,6 +122,7 @@ def test_evaluate_judges_what_is_written(capsys, small_pair_run):
     assert {"bleu", "chrf", "texts", "signature"} == set(result["floor"])
 
 
+@pytest.mark.slow
 def test_the_learning_rate_finder_takes_pairs(capsys, pairs):
     status, out, error = call(capsys, "train", "--corpus", pairs, *SMALL, "--find-learning-rate", "rates.png")
     assert status == 0, error

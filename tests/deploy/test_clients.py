@@ -184,6 +184,7 @@ def test_the_grpc_program(deploy, server, generator):
     assert json.loads(result.stdout)["text"] == texts(generator, ["The "], seed=3)[0]
 
 
+@pytest.mark.slow
 def test_streaming_gives_the_greedy_text_of_the_library(clients, deploy, saved_models, server, generator):
     """Token by token, the state in the client's hands."""
     codec = clients.stream.Codec(saved_models / "quickstart" / "1")

@@ -91,6 +91,7 @@ def test_a_chunk_holds_each_kept_word_once_and_its_real_neighbours(monkeypatch):
     assert seen == [*ids[ids >= 4].tolist()] * 2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_vectors():
     first, second = word2vec(topics(), 44, SMALL), word2vec(topics(), 44, SMALL)
     assert np.array_equal(first, second)

@@ -31,6 +31,7 @@ def test_buckets_are_powers_of_two():
     assert found == [1 << int(size - 1).bit_length() for size in sizes]
 
 
+@pytest.mark.slow
 def test_the_same_answers_as_without_xla(versions):
     """Every signature, in a C++ session: one row and several, short prompts and such as are longer than the context."""
     plain, compiled = map(Served, versions)

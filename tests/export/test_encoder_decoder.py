@@ -59,6 +59,7 @@ def test_the_sources_of_a_split_give_the_text_of_the_library(small_pair_run, gen
     assert len({result.text for result in results}) > 5
 
 
+@pytest.mark.slow
 def test_generate_takes_the_knobs(generator, exported, served):
     settings = SamplingSettings(max_new_tokens=9, temperature=1.2, top_k=12, top_p=0.95, repetition_penalty=1.2, seed=5)
     outside = ExportedGenerator(exported)
@@ -139,6 +140,7 @@ def test_what_must_be_given_and_what_stands_in_the_metadata(exported, served):
     assert described["settings"]["task"] == "translation"
 
 
+@pytest.mark.slow
 def test_it_runs_without_this_library(generator, exported):
     """In a process that has TensorFlow alone, with XLA switched off, as TF Serving has it."""
     program = f"""
@@ -182,6 +184,7 @@ def test_every_form_with_every_tokenizer(name, kind, tmp_path):
     assert served("score", {"sources": texts, "targets": texts})["num_tokens"].shape == (5,)
 
 
+@pytest.mark.slow
 def test_a_target_longer_than_the_context_is_scored_up_to_it(tmp_path):
     """As the evaluator cuts it, without an end."""
     model = build("transformer", 260)  # context 16

@@ -73,7 +73,7 @@ def test_a_run_that_is_not_whole_is_refused(small_run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("stage", ["save", pytest.param("write_requests", marks=pytest.mark.slow), "flush"])
+@pytest.mark.parametrize("stage", ["save", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("write_requests", "flush"))])
 def test_an_export_that_fails_leaves_nothing(stage, tmp_path, monkeypatch):
     """Wherever the disk fills, the version before is the newest, and nothing half lies about."""
     seen = []

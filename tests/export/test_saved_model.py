@@ -60,6 +60,7 @@ def test_a_hundred_prompts_give_the_text_of_the_library(small_run, exported, ser
     assert len({result.text for result in results}) > 90
 
 
+@pytest.mark.slow
 def test_odd_prompts_give_the_text_of_the_library(small_run, served):
     """Chinese, English, mixed, emoji, nothing, 10,000 characters, bytes that are not UTF-8."""
     prompts = odd_prompts(small_run, 60)
@@ -137,6 +138,7 @@ def test_score_is_the_log_likelihood_of_the_full_pass(small_run, exported, serve
         assert in_session["log_likelihood"][number] == pytest.approx(score["log_likelihood"], rel=1e-4, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -167,6 +169,7 @@ def _longer_context(name):
     return {"context_length": 80} if name.startswith("transformer") else {}
 
 
+@pytest.mark.slow
 def test_runs_where_xla_is_switched_off(exported):
     """As TF Serving is by default, in a process of its own, since the switch has no way back."""
     program = f"""
@@ -186,6 +189,7 @@ def test_runs_where_xla_is_switched_off(exported):
     assert hasattr(ctypes, "CDLL")
 
 
+@pytest.mark.slow
 def test_saved_model_cli_runs_it(exported):
     tool = pathlib.Path(sys.executable).parent / "saved_model_cli"
     arguments = [str(tool), "run", "--dir", str(exported / "1"), "--tag_set", "serve", "--signature_def", "serving_default"]
@@ -260,6 +264,7 @@ def test_the_metadata_describes_the_signatures(exported, served):
     assert described["generate"]["inputs"]["temperature"]["default"] == pytest.approx(0.8)
 
 
+@pytest.mark.slow
 def test_a_bounded_context_keeps_the_end_of_a_prompt_and_room_for_the_text(tmp_path):
     tokenizer = CharacterTokenizer.fit(["abcdefgh"])
     model = models.transformer_lm(tokenizer.vocabulary_size, context_length=16, embedding_dim=16, num_layers=1)

@@ -121,6 +121,7 @@ def test_the_file_holds_builtin_operations_alone(transformer):
     assert not any(name.startswith("Flex") or "CUSTOM" in name for name in names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["transformer", pytest.param("lstm", marks=pytest.mark.slow)])
 def test_sizes_and_what_they_cost(kind, tmp_path):
     """A model of the quickstart's size, embedding and output in one, and one that keeps them apart."""

@@ -21,6 +21,7 @@ def recorded(version):
         yield request.model_spec.name, request.model_spec.signature_name, inputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("xla", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_every_request_runs(xla, tmp_path):
     """Each signature, each size of batch; every input with that many rows, for a server that batches demands it."""

@@ -174,8 +174,8 @@ def by_full_passes(model, prompt, settings):
     [
         ("lstm", 2, 0.5, {}),
         ("transformer", 3, 0.3, {"length_penalty": 2.0}),
-        ("transformer-gpt2", 6, 1.0, {"early_stopping": True}),
-        ("gru", 1, 0.0, {"length_penalty": 0.0}),
+        pytest.param("transformer-gpt2", 6, 1.0, {"early_stopping": True}, marks=pytest.mark.slow),
+        pytest.param("gru", 1, 0.0, {"length_penalty": 0.0}, marks=pytest.mark.slow),
         pytest.param("transformer", 2, 1.0, {"jit_compile": True}, marks=pytest.mark.slow),
         pytest.param("simple_rnn", 3, 0.5, {"jit_compile": True}, marks=pytest.mark.slow),
     ],
@@ -257,6 +257,7 @@ def test_stop_strings_end_texts():
     assert stopped[0].score >= free[0].score  # a part of a text is never less probable than the text
 
 
+@pytest.mark.slow
 def test_a_full_context_ends_texts_and_each_prompt_has_its_own():
     search = search_of(sharpened(build("transformer-gpt2")))  # context 16
     settings, bias = BeamSettings(max_new_tokens=12, num_return=2), {END: -np.inf}

@@ -62,7 +62,7 @@ def by_full_passes(model, prompt, settings):
     [
         ("gru", False),
         pytest.param("transformer", True, marks=pytest.mark.slow),
-        ("transformer-gpt2", False),
+        pytest.param("transformer-gpt2", False, marks=pytest.mark.slow),
         pytest.param("transformer-llama", False, marks=pytest.mark.slow),
         pytest.param("lstm", True, marks=pytest.mark.slow),
         pytest.param("simple_rnn", True, marks=pytest.mark.slow),
@@ -79,7 +79,7 @@ def test_the_rule_of_the_paper_by_full_passes(name, jit_compile):
     assert search.num_compilations == 2  # alpha is a number: one `begin`, one `search`
 
 
-@pytest.mark.parametrize("name", ["lstm", "transformer"])
+@pytest.mark.parametrize("name", ["lstm", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_without_alpha_it_is_greedy(name):
     model = peaked(name)
     shared = {"max_new_tokens": 10, "min_new_tokens": 3, "repetition_penalty": 1.3, "no_repeat_ngram_size": 2}

@@ -182,6 +182,7 @@ def test_growing_caches_give_the_same_text(name):
     assert growing.generate(PROMPTS, settings, sources=SOURCES) == whole.generate(PROMPTS, settings, sources=SOURCES)
 
 
+@pytest.mark.slow
 def test_a_full_context_ends_the_text_or_slides():
     """Beyond the context the source is read again, and the text goes on from its last half."""
     model = lively("transformer")  # context 16
@@ -353,6 +354,7 @@ def test_the_texts_and_scores_of_transformers(twins, search, change):
         np.testing.assert_allclose([beam.score for beams in found for beam in beams], expected.sequences_scores, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "last"), [("gru-luong", "attention"), pytest.param("transformer", "decoder_norm", marks=pytest.mark.slow)]
 )
@@ -442,6 +444,7 @@ def generator():
     return TextGenerator(lively("gru-luong"), TOKENIZER, jit_compile=False, longest_source=6)
 
 
+@pytest.mark.slow
 def test_of_texts_the_prompt_is_the_source_and_the_text_its_target(generator):
     sources = ["abc", "p", "ponml"]
     ids = source_ids(TOKENIZER, tf.constant(sources)).to_list()

@@ -36,6 +36,7 @@ def test_float32_gives_the_text_of_the_sampler(name):
         assert lite.generate(PROMPTS, settings) == sampler.generate(PROMPTS, settings)
 
 
+@pytest.mark.slow
 def test_streaming_and_sliding_go_through_the_same_interpreter():
     model = sharpened("transformer-gpt2")
     lite = LiteRTSampler(model, end_id=END, never=(END,), jit_compile=False)

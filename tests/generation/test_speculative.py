@@ -103,7 +103,7 @@ def some_slow(*fast):
     return [pytest.param(*case, marks=() if case in fast else pytest.mark.slow) for case in cases]
 
 
-@pytest.mark.parametrize(("name", "jit_compile"), some_slow(("itself", False), ("none", False)))
+@pytest.mark.parametrize(("name", "jit_compile"), some_slow(("none", False)))
 def test_greedy_is_the_text_of_the_sampler_in_the_passes_it_should_take(name, jit_compile):
     draft = draft_of(name)
     sampler = SpeculativeSampler(target(), draft=draft, num_draft=3, end_id=END, never=(0, 1, 2), jit_compile=jit_compile)
@@ -161,7 +161,7 @@ def p_value(counts, shares):
     [
         ("transformer", 1.0, 6),
         pytest.param("transformer", 0.7, 3, marks=pytest.mark.slow),
-        ("none", 1.0, 6),
+        pytest.param("none", 1.0, 6, marks=pytest.mark.slow),
         pytest.param("none", 1.5, 4, marks=pytest.mark.slow),
         pytest.param("gru", 1.0, 6, marks=pytest.mark.slow),
         pytest.param("gru", 2.0, 5, marks=pytest.mark.slow),

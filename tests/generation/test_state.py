@@ -8,7 +8,7 @@ from keras_lm.generation.state import Decoder
 from tests.test_models import SMALL, build
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SMALL)
 def test_cached_decoding_equals_full_forward(name, jit_compile):
     """Prompts of different lengths, prefilled together and then fed token by token, against the full pass over each row."""

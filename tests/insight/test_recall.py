@@ -120,6 +120,7 @@ def test_a_transformer_learns_it_in_a_few_steps():
     assert before.max() < 0.5
 
 
+@pytest.mark.slow
 def test_training_is_repeatable():
     losses = [train_recall(recall_model("gru", TASK, 30_000), TASK, steps=10) for _ in range(2)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)

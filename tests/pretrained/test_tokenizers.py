@@ -171,6 +171,7 @@ def test_special_tokens_write_nothing(made):
     assert ours.end_id not in ours.never
 
 
+@pytest.mark.slow
 def test_a_model_is_read_served_and_saved_with_its_tokenizer(made, tmp_path):
     """GPT-2 with either tokenizer (as the Chinese checkpoints have it): read, sampled, exported, saved, read by transformers."""
     _, folder, theirs, texts = made

@@ -76,6 +76,7 @@ def test_it_is_trained_resumed_exported_and_saved_back(checkpoint, corpus, tmp_p
     assert load(tmp_path / "back").tokenizer.tokenize(["the cat"]).to_list() == run.load_tokenizer().tokenize(["the cat"]).to_list()
 
 
+@pytest.mark.slow
 def test_between_documents_the_end_stands_once(checkpoint, corpus, tmp_path):
     """In GPT-2 it is the start of the next document as well."""
     assert train(["--pretrained", str(checkpoint), "--corpus", corpus, *FLAGS, "--steps", "1", "--out", str(tmp_path / "run")]) == 0

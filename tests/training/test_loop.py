@@ -119,6 +119,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(changes, stop_at):
     assert timeless(run) == timeless(whole)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_run_changes_nothing():
     run, result = trained(model="gru")
     before = (run.folder / "metrics.jsonl").read_text()
@@ -126,6 +127,7 @@ def test_resuming_a_finished_run_changes_nothing():
     assert (run.folder / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_steps_can_be_raised_at_any_step():
     """The mean loss of the stretch after an evaluation that fell between two others is over its own steps."""
     run, _ = trained(model="gru", learning_rate=1e-9, dropout=0.0)  # evaluates at 5, 10 and 12
@@ -208,6 +210,7 @@ def test_weight_decay_leaves_vectors_alone():
     assert decayed and all(len(variable.shape) > 1 for variable in decayed)
 
 
+@pytest.mark.slow
 def test_patience_ends_a_run_that_does_not_get_better():
     run, _ = trained(model="gru", learning_rate=1e-9, steps=100, evaluate_every=2, patience=3, dropout=0.0)
     losses = [line["val_loss"] for line in run.read_metrics()]
@@ -216,6 +219,7 @@ def test_patience_ends_a_run_that_does_not_get_better():
     assert len(losses) == best + 4
 
 
+@pytest.mark.slow
 def test_last_checkpoints_are_kept():
     run, _ = trained(model="gru", keep_checkpoints=2)
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == ["step-10", "step-12"]
@@ -241,6 +245,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(damage, capfd)
     assert [line["step"] for line in run.read_metrics()] == [5, 10, 12]
 
 
+@pytest.mark.slow
 def test_no_checkpoint_that_can_be_read():
     run, _ = trained(model="gru", keep_checkpoints=1)
     for path in (run.folder / "checkpoints").glob("*/*.data*"):
@@ -249,6 +254,7 @@ def test_no_checkpoint_that_can_be_read():
         loop.train(run, resume=True)
 
 
+@pytest.mark.slow
 def test_what_a_killed_save_left_is_swept():
     run, result = trained(model="gru")
     left = run.folder / "checkpoints" / ".step-15-abcdef"
@@ -259,6 +265,7 @@ def test_what_a_killed_save_left_is_swept():
     assert not list(run.folder.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_begins_at_step_0():
     run = prepare(TrainingSettings(**{**BASE, "model": "gru"}))
     with pytest.raises(UserError, match=r"has no model\.keras yet"):
@@ -276,6 +283,7 @@ def test_a_run_of_another_version_is_refused(versions, message):
         loop.train(run, resume=True)
 
 
+@pytest.mark.slow
 def test_no_room_for_the_next_checkpoint_leaves_the_last_one():
     class Full(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -310,6 +318,7 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_kept():
         np.testing.assert_allclose(one, other, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_and_keeps_a_float32_model():
     run, result = trained(model="gru", precision="mixed_bfloat16", dropout=0.0, out="mixed")
     _, plain = trained(model="gru", dropout=0.0, out="plain")
@@ -387,7 +396,7 @@ def test_an_existing_folder_is_not_overwritten(tmp_path):
         prepare(dataclasses.replace(run.settings, out="text.txt"))
 
 
-@pytest.mark.parametrize("model", ["gru", "transformer"])
+@pytest.mark.parametrize("model", ["gru", pytest.param("transformer", marks=pytest.mark.slow)])
 def test_an_embedding_begins_with_word_vectors_and_a_resumed_run_needs_their_file_no_more(model, tmp_path, capsys):
     words = [*"0123456789 times", "nothing"]
     vectors = WordVectors(sorted({*words} - {" "}), np.random.default_rng(0).normal(size=[len({*words} - {" "}), 16]))

@@ -67,6 +67,7 @@ def test_what_the_command_refuses(capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_tf_data_service_gives_the_same_run():
     service = tf.data.experimental.service
     with socket.create_server(("127.0.0.1", 0)) as free:
