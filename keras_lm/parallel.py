@@ -3,8 +3,9 @@
 A split lies on disk as any tokenized corpus does, each source followed by its target, both as documents. So nothing new is to be stored: a
 source is what stands between a start and an end token, and so is the target behind it.
 
-A batch is as wide as its longest text wants, in steps of powers of two, since each width is compiled once. So that little of a batch is
-padding, pairs of like length are put together: an epoch's order is drawn, cut into stretches of some batches, and each stretch is sorted.
+A batch is as wide as its longest text wants, a power of two or halfway to the next, since each width is compiled once. So that little of a
+batch is padding, pairs of like length are put together: an epoch's order is drawn, cut into stretches of some batches, and each stretch is
+sorted.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class PairIds:
     def width(self, numbers: np.ndarray) -> int:
         """How wide a batch of these pairs is."""
         longest = max(int(self.source_lengths[numbers].max()), int(self.target_lengths[numbers].max()))
-        return min(self.longest, max(_NARROWEST, 1 << (longest - 1).bit_length()))
+        power = max(_NARROWEST, 1 << (longest - 1).bit_length())
+        halfway = power * 3 // 4
+        return min(self.longest, halfway if max(longest, _NARROWEST) <= halfway else power)
 
     def cut(self) -> tuple[int, int]:
         """How many sources and how many targets are longer than `longest`."""

@@ -82,14 +82,13 @@ def test_a_batch_holds_its_pairs():
         assert weights.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_the_width_of_a_batch_is_a_power_of_two_or_the_longest():
-    pairs = PairIds(made_up(30), longest=24)
-    widths = {sources.shape[1] for sources, *_ in take(30, pairs, batch_size=2)}
-    assert widths <= {8, 16, 24}
-    assert len(widths) > 1
+def test_the_width_of_a_batch_is_a_power_of_two_or_halfway_or_the_longest():
+    pairs = PairIds(made_up(30, longest=24), longest=20)
+    widths = {sources.shape[1] for sources, *_ in take(30, pairs, batch_size=1)}
+    assert widths == {8, 12, 16, 20}
     lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
     assert [pairs.width(np.array([number])) for number in range(30)] == [
-        min(24, 8 if one <= 8 else 16 if one <= 16 else 32) for one in lengths
+        min(20, 8 if one <= 8 else 12 if one <= 12 else 16 if one <= 16 else 24) for one in lengths
     ]
 
 
