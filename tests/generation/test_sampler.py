@@ -180,7 +180,7 @@ def test_the_parts_of_a_stream_are_the_text(name):
         assert [sum(row[1:], row[0]) for row in zip(*parts, strict=True)] == whole
 
 
-@pytest.mark.parametrize("name", some_slow("lstm"))
+@pytest.mark.parametrize("name", ["lstm", pytest.param("transformer-gpt2", marks=pytest.mark.slow)])
 def test_samples_of_a_prompt_are_what_their_seeds_give(name):
     sampler = sampler_of(name, jit_compile=False)
     together, _ = generate(sampler, [[5, 6], [7]], SamplingSettings(seed=20, max_new_tokens=8, num_samples=3))
