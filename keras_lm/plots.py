@@ -199,6 +199,7 @@ def heaviest_words(words: Mapping[str, Sequence[tuple[str, float]]], path: str |
     """
     from matplotlib.figure import Figure
 
+    use_chinese_font()
     most = max(len(own) for own in words.values())
     figure = Figure(figsize=(3.5 * len(words), 0.8 + 0.24 * most), layout="constrained")
     panels = figure.subplots(1, len(words), sharex=True, squeeze=False)[0]

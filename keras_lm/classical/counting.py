@@ -53,6 +53,8 @@ class NGramIndex:
         known = self._keys[order - 1]
         if order == 1:
             return np.asarray(words, np.int64)
+        if not len(known):  # every text was shorter
+            return np.full(np.shape(words), -1, np.int64)
         wanted = np.asarray(parents, np.int64) * self.vocabulary_size + words
         places = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
         return np.where((np.asarray(parents) >= 0) & (known[places] == wanted), places, -1)

@@ -186,6 +186,16 @@ def test_what_cannot_be_searched_is_said():
         TextGenerator(model, tokenizer).beam_search(["a"])
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
+def test_an_order_above_every_text_of_many(smoothing):
+    ids = joined([[START, 4, END], [START, 5, END]] * 5)
+    longer, longest = (NGramModel.fit(ids, order, vocabulary_size=SIZE, smoothing=smoothing) for order in (4, 6))
+    assert longest.index.size(6) == 0
+    scores = longest.log_probabilities(ids)
+    assert np.isfinite(scores[ids != START]).all()
+    np.testing.assert_array_equal(scores, longer.log_probabilities(ids))  # empty orders say nothing
+
+
 @pytest.mark.parametrize(
     ("ids", "order", "options", "message"),
     [
