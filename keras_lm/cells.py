@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_lm.errors import UserError
+
 
 class LSTMStep(NamedTuple):
     """What a step of an LSTM computes; each `(..., units)`.
@@ -110,6 +112,9 @@ def gru_step(x: np.ndarray, h: np.ndarray, kernel: np.ndarray, recurrent_kernel:
         recurrent_kernel: `(units, 3 * units)`.
         bias: `(2, 3 * units)`: b, then d (`keras.layers.GRU` with `reset_after=True`, its default).
 
+    Raises:
+        UserError: a bias of another shape, as weights made with `reset_after=False` have: they are of another equation.
+
     Example:
 
     >>> zeros = np.zeros([1, 3])
@@ -120,6 +125,8 @@ def gru_step(x: np.ndarray, h: np.ndarray, kernel: np.ndarray, recurrent_kernel:
         Cho et al. 2014, «Learning Phrase Representations using RNN Encoder-Decoder» (arXiv:1406.1078), equations 5 to 8, with the
         reset after the product, as cuDNN and Keras have it; Chung et al. 2014 (arXiv:1412.3555) have z and 1 - z in each other's place.
     """
+    if np.shape(bias) != (2, np.shape(kernel)[-1]):
+        raise UserError(f"bias must be (2, {np.shape(kernel)[-1]}), as keras.layers.GRU(reset_after=True) has it, got {np.shape(bias)}")
     from_input, from_state = x @ kernel + bias[0], h @ recurrent_kernel + bias[1]
     (zx, rx, gx), (zh, rh, gh) = np.split(from_input, 3, axis=-1), np.split(from_state, 3, axis=-1)
     z, r = sigmoid(zx + zh), sigmoid(rx + rh)

@@ -11,6 +11,7 @@ import glob
 import gzip
 import importlib.util
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -95,6 +96,8 @@ def open_corpus(source: str, *, document: str = "line", errors: str = "strict", 
     if source.startswith("tfds:"):
         return _tfds(source.removeprefix("tfds:"), data_dir)
     paths = find_files(source)
+    if not any(map(os.path.getsize, paths)):
+        raise UserError(f"the corpus {source} has 0 characters: a language model needs text")
     return Corpus(
         name=source,
         documents=lambda: read_files(((path, 0, None) for path in paths), document, errors),

@@ -28,5 +28,5 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """
     known = sorted(known)
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]!r}? " if nearest else ""
-    return UserError(f"unknown {kind} {name!r}: {hint}(known: {', '.join(known)})")
+    hint = f": did you mean {nearest[0]!r}?" if nearest else ""
+    return UserError(f"unknown {kind} {name!r}{hint} (known: {', '.join(known)})")

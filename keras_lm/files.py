@@ -9,6 +9,27 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
+from keras_lm.errors import UserError
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        UserError: no such file, a folder, or bytes that are not UTF-8; the message names the line of the first.
+    """
+    try:
+        data = pathlib.Path(path).read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        packed = " (it is a gzip file: unpack it)" if data.startswith(b"\x1f\x8b") else ""
+        raise UserError(f"{path}, line {data.count(10, 0, error.start) + 1}: this is not UTF-8{packed}") from None
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
@@ -16,6 +37,9 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
     The temporary name keeps the suffix of `path`, because Keras and Matplotlib choose a format by it. On an error it is removed
     and `path` stays as it was.
+
+    Raises:
+        UserError: `path` is a folder.
 
     Example:
 
@@ -27,6 +51,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     'whole'
     """
     path = pathlib.Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder: give the name of a file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)

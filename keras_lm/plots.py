@@ -185,11 +185,15 @@ def heaviest_words(words: Mapping[str, Sequence[tuple[str, float]]], path: str |
     """The words that speak most for each class of a linear classifier: a panel a class, the heaviest on top.
 
     Args:
-        words: For each class its words with their weights, heaviest first, as `BagOfWordsClassifier.heaviest_words` gives them.
+        words: For each class its words with their weights, heaviest first, as `BagOfWordsClassifier.heaviest_words` gives them; where no
+            font has Chinese, a Chinese word is called by its rank.
         path: Where to write the picture; default nowhere.
 
     Returns:
         The `matplotlib.figure.Figure`.
+
+    Raises:
+        UserError: no words.
 
     Example:
 
@@ -199,15 +203,17 @@ def heaviest_words(words: Mapping[str, Sequence[tuple[str, float]]], path: str |
     """
     from matplotlib.figure import Figure
 
-    use_chinese_font()
+    if not any(words.values()):
+        raise UserError("there are no words to draw")
+    chinese = use_chinese_font()
     most = max(len(own) for own in words.values())
     figure = Figure(figsize=(3.5 * len(words), 0.8 + 0.24 * most), layout="constrained")
     panels = figure.subplots(1, len(words), sharex=True, squeeze=False)[0]
     for color, (axes, (name, own)) in enumerate(zip(panels, words.items(), strict=True)):
         axes.barh(range(len(own)), [weight for _, weight in own], color=f"C{color}")
-        axes.set_yticks(range(len(own)), [word for word, _ in own])
+        axes.set_yticks(range(len(own)), [_readable(word, str(rank), chinese) for rank, (word, _) in enumerate(own, 1)])
         axes.set_ylim(most - 0.5, -0.5)
-        axes.set_title(name)
+        axes.set_title(_readable(name, f"class {color}", chinese))
         axes.set_xlabel("weight")
         axes.grid(alpha=0.3, axis="x")
     return write_figure(figure, path)
@@ -254,6 +260,9 @@ def gradient_reach(curves: Mapping[str, Sequence[float]], path: str | os.PathLik
     Returns:
         The `matplotlib.figure.Figure`.
 
+    Raises:
+        UserError: a size of 0 at k = 0, which the others cannot be compared with.
+
     Example:
 
     >>> figure = gradient_reach({"gru": [2.0, 1.0, 0.5]})
@@ -266,6 +275,8 @@ def gradient_reach(curves: Mapping[str, Sequence[float]], path: str | os.PathLik
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, sizes in curves.items():
+        if not sizes[0] > 0:
+            raise UserError(f"the gradient of {name!r} at k = 0 is {sizes[0]}: there is nothing to compare the others with")
         axes.plot([size / sizes[0] for size in sizes], label=name)
     axes.set_yscale("log")
     axes.set_xlabel("距离 k（词元） · distance k (tokens)" if chinese else "distance k (tokens)")
@@ -325,7 +336,7 @@ def sense_map(
     Args:
         vectors: For each name `(sentences, dim)`.
         senses: Of each sentence.
-        texts: What to write beside each point, e.g. the end of the left context; where no font has Chinese, the sentence's number.
+        texts: What to write beside each point, e.g. the end of the left context; where no font has Chinese, a Chinese one's number.
         path: Where to write the picture; default nowhere.
 
     Returns:
@@ -350,9 +361,10 @@ def sense_map(
         plane = centred @ axes_of_variance[:2].T
         for color, sense in enumerate(dict.fromkeys(senses)):
             own = [number for number, other in enumerate(senses) if other == sense]
-            axes.scatter(plane[own, 0], plane[own, 1], s=14, color=f"C{color}", label=sense)
+            label = _readable(sense, f"sense {color}", chinese)
+            axes.scatter(plane[own, 0], plane[own, 1], s=14, color=f"C{color}", label=label)
             for number in own:
-                text = texts[number] if chinese else str(number)
+                text = _readable(texts[number], str(number), chinese)
                 axes.annotate(text, plane[number], xytext=(3, 3), textcoords="offset points", fontsize=8, color=f"C{color}")
         share = (sizes[:2] ** 2).sum() / max((sizes**2).sum(), 1e-12)
         axes.set_title(f"{name}: {share:.0%} of the variance" if sizes[0] else f"{name}: all the same")
@@ -371,7 +383,7 @@ def word_map(
     """Words as points in a plane, coloured by group.
 
     Args:
-        words: None twice; where no font has Chinese, their numbers are written instead.
+        words: None twice; where no font has Chinese, a Chinese one's number is written instead.
         points: `(words, 2)`, e.g. what t-SNE made of their vectors.
         groups: For each name its words; words in none are grey.
         path: Where to write the picture; default nowhere.
@@ -393,15 +405,20 @@ def word_map(
     color_of = {word: f"C{number}" for number, own in enumerate(groups.values()) for word in own}
     for number, (word, point) in enumerate(zip(words, points, strict=True)):
         axes.plot(*point, marker=".", color=color_of.get(word, "grey"))
-        text = word if chinese else str(number)
+        text = _readable(word, str(number), chinese)
         axes.annotate(text, point, xytext=(3, 3), textcoords="offset points", fontsize=9, color=color_of.get(word, "grey"))
     for number, name in enumerate(groups):
-        axes.plot([], [], ".", color=f"C{number}", label=name)
+        axes.plot([], [], ".", color=f"C{number}", label=_readable(name, f"group {number}", chinese))
     axes.margins(0.08)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.legend()
     return write_figure(figure, path)
+
+
+def _readable(text: str, instead: str, chinese: bool) -> str:
+    """The text, or what stands for it where there is no font for its characters (those from U+2E80 on, which Chinese is written with)."""
+    return text if chinese or all(character < "\u2e80" for character in text) else instead
 
 
 def write_figure(figure: Any, path: str | os.PathLike | None) -> Any:

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from keras_lm import cells
+from keras_lm.errors import UserError
 
 FEATURES, UNITS, TIME = 5, 7, 20
 
@@ -85,6 +86,12 @@ def test_the_forms_as_the_articles_print_them_are_not_keras(texts):
     expected = layer(texts[:, :1], initial_state=np.full([3, UNITS], 0.5, np.float32))
     assert np.abs(step.h - expected).max() < 1e-5
     assert np.abs(mixed - expected).max() > 0.1
+
+
+def test_weights_of_the_other_form_of_a_gru_are_refused(texts):
+    weights = weights_of(keras.layers.GRU(UNITS, reset_after=False))
+    with pytest.raises(UserError, match=rf"bias must be \(2, {3 * UNITS}\), as keras\.layers\.GRU\(reset_after=True\) has it"):
+        cells.gru_step(texts[:, 0], np.zeros([3, UNITS]), *weights)
 
 
 def test_the_three_steps_of_the_article():

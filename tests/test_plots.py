@@ -81,3 +81,23 @@ def test_many_tokens_are_written_small_and_turned():
     axes = attention_plots.attention_heads(np.full([4, 3, 60], 1 / 60), ["a", "b", "c"], words).axes[2]
     assert axes.get_xticklabels()[0].get_rotation() == 90
     assert axes.get_xticklabels()[0].get_fontsize() < 8 and axes.get_yticklabels()[0].get_fontsize() == 9
+
+
+def test_words_are_numbered_only_where_their_characters_cannot_be_drawn(chinese):
+    figure = plots.word_map(["日本", "Japan"], [[0.0, 1.0], [1.0, 0.0]], {"国家": ["日本"], "countries": ["Japan"]})
+    assert [text.get_text() for text in figure.axes[0].texts] == ["日本" if chinese else "0", "Japan"]
+    assert labels(figure.axes[0].get_legend().get_texts()) == ["国家" if chinese else "group 0", "countries"]
+    figure = plots.heaviest_words({"差评": [("差", 2.0), ("bad", 1.0)], "good": [("good", 1.0)]})
+    assert [axes.get_title() for axes in figure.axes] == ["差评" if chinese else "class 0", "good"]
+    assert labels(figure.axes[0].get_yticklabels()) == ["差" if chinese else "1", "bad"]
+    figure = plots.sense_map({"state": [[0.0, 1.0], [1.0, 0.0]]}, ["困难", "disaster"], ["很难", "hard"])
+    assert labels(figure.axes[0].get_legend().get_texts()) == ["困难" if chinese else "sense 0", "disaster"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["很难" if chinese else "0", "hard"]
+
+
+def test_what_cannot_be_drawn_is_said():
+    for nothing in ({}, {"negative": []}):
+        with pytest.raises(UserError, match="no words to draw"):
+            plots.heaviest_words(nothing)
+    with pytest.raises(UserError, match=r"the gradient of 'gru' at k = 0 is 0\.0"):
+        plots.gradient_reach({"gru": [0.0, 0.0]})

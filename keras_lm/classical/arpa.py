@@ -1,7 +1,7 @@
 """N-gram models as ARPA files, the text form that KenLM, SRILM and others read and write.
 
 A line holds log10 P, the words, and log10 of the weight for backing off. What separates words in such a file is white space, so the tokens
-of a tokenizer need names without any: `keras_lm.token_names` makes them.
+of a tokenizer need names without any: `keras_lm.token_names` makes them. KenLM reads files of order 2 and above.
 
 References:
     Stolcke 2002, «SRILM»; its manual page ngram-format(5).
@@ -9,9 +9,9 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
-import pathlib
 import re
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ import numpy as np
 from keras_lm.classical.counting import NGramIndex
 from keras_lm.classical.ngram import NGramModel
 from keras_lm.errors import UserError
-from keras_lm.files import replacing
+from keras_lm.files import read_text, replacing
 from keras_lm.token_names import END, PAD, START, UNKNOWN
 
 NEVER = -99.0
@@ -33,16 +33,28 @@ def write_arpa(model: NGramModel, path: str | os.PathLike, names: Sequence[str])
     Args:
         model: To be written.
         path: Of the file; it appears whole or not at all.
-        names: One for each id, as `token_names` gives them.
+        names: One for each id, as `token_names` gives them. Orders that no text was long enough for are left out of the file.
 
     Raises:
-        UserError: another number of names than the model has ids.
+        UserError: another number of names than the model has ids, one that is empty or holds white space, one that stands twice.
+
+    Example:
+
+    >>> import tempfile
+    >>> from keras_lm.token_names import token_names
+    >>> from keras_lm.tokenizers import CharacterTokenizer
+    >>> tokenizer = CharacterTokenizer(["a", "b"])
+    >>> model = NGramModel.fit(np.array([2, 4, 5, 3, 2, 4, 3]), 2, vocabulary_size=6, smoothing="mle")
+    >>> path = f"{tempfile.mkdtemp()}/model.arpa"
+    >>> write_arpa(model, path, token_names(tokenizer))
+    >>> again, names = read_arpa(path)
+    >>> names, again.order, np.exp(again.log_probabilities(np.array([2, 4, 5]))).tolist()
+    (['<pad>', '<unk>', '<s>', '</s>', 'a', 'b'], 2, [nan, 1.0, 0.5])
     """
-    if len(names) != model.vocabulary_size:
-        raise UserError(f"the model has {model.vocabulary_size} ids, but there are {len(names)} names")
+    _check_names(names, model.vocabulary_size)
     names = np.array(names, object)
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        rows = [np.arange(model.index.size(order)) for order in range(1, model.order + 1)]
+        rows = [np.arange(size) for size in itertools.takewhile(bool, map(model.index.size, range(1, model.order + 1)))]
         rows[0] = rows[0][names[rows[0]] != PAD]
         file.write("\\data\\\n" + "".join(f"ngram {order}={len(part)}\n" for order, part in enumerate(rows, start=1)))
         texts = names
@@ -50,13 +62,26 @@ def write_arpa(model: NGramModel, path: str | os.PathLike, names: Sequence[str])
             if order > 1:
                 texts = texts[model.index.parents(order)] + " " + names[model.index.words(order)]
             values, weights = (_log10(array[order - 1][part]) for array in (model.log_probabilities_of, model.log_backoffs_of))
+            values = np.minimum(values, 0)  # what rounding left above, which KenLM refuses
             file.write(f"\n\\{order}-grams:\n")
-            if order < model.order:
+            if order < len(rows):
                 lines = (f"{value:.7g}\t{text}\t{weight:.7g}\n" for value, text, weight in zip(values, texts[part], weights, strict=True))
             else:
                 lines = (f"{value:.7g}\t{text}\n" for value, text in zip(values, texts[part], strict=True))
             file.writelines(lines)
         file.write("\n\\end\\\n")
+
+
+def _check_names(names: Sequence[str], size: int) -> None:
+    if len(names) != size:
+        raise UserError(f"the model has {size} ids, but there are {len(names)} names")
+    taken = set()
+    for number, name in enumerate(names):
+        if len(name.split()) != 1 or len(name.split()[0]) != len(name):
+            raise UserError(f"the name {name!r} of id {number} is empty or holds white space, which separates words in the file")
+        if name in taken:
+            raise UserError(f"the name {name!r} of id {number} stands twice among the names")
+        taken.add(name)
 
 
 def read_arpa(path: str | os.PathLike, names: Sequence[str] | None = None) -> tuple[NGramModel, list[str]]:
@@ -72,19 +97,16 @@ def read_arpa(path: str | os.PathLike, names: Sequence[str] | None = None) -> tu
 
     Raises:
         UserError: a damaged file, named with the line, or a word that is not among `names`.
+
+    Example: `write_arpa` has one.
     """
     return _Reader(path).read(names)
 
 
 class _Reader:
     def __init__(self, path: str | os.PathLike):
-        self.path = pathlib.Path(path)
-        try:
-            self.lines = self.path.read_text(encoding="utf-8").split("\n")
-        except FileNotFoundError:
-            raise UserError(f"there is no file {path}") from None
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path} is no ARPA file: it is not UTF-8 (byte {error.start})") from None
+        self.path = path
+        self.lines = read_text(path).split("\n")
         self.place = 0
 
     def read(self, names: Sequence[str] | None) -> tuple[NGramModel, list[str]]:
@@ -139,9 +161,12 @@ class _Reader:
                 whole = len(text.split(" ")) == order and 2 <= len(fields) <= (3 if order < highest else 2)
             except (ValueError, IndexError):
                 whole = False
-            if not whole or math.isnan(value) or math.isnan(weight):
+            if not (whole and value < math.inf and weight < math.inf):  # NaN is neither
                 self.place = begin + number
                 raise self._damaged(f"a {order}-gram should stand here: log10 P, {order} words, log10 of the weight")
+            if value > 0:
+                self.place = begin + number
+                raise self._damaged(f"log10 P is {value:g}: a probability above 1")
             entries.append((value, text, weight))
         if len(entries) != size:
             self.place = len(self.lines) - 1

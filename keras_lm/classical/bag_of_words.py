@@ -95,6 +95,7 @@ class BagOfWords:
         Raises:
             UserError: no texts, or no word that stands in so many.
         """
+        _check_texts(texts)
         bag = cls({}, 0, weighting=weighting, words=words, ngrams=ngrams)
         if not any(text.strip() for text in texts):
             raise UserError("there is nothing to count: no text, or empty ones alone")
@@ -118,6 +119,7 @@ class BagOfWords:
 
     def vectors(self, texts: Sequence[str]) -> csr_matrix:
         """Texts → `(texts, vocabulary)` float64, sparse. Words that are not known count nowhere."""
+        _check_texts(texts)
         if not len(texts):
             raise UserError("there are no texts")
         if self._counter is None:
@@ -220,8 +222,7 @@ class BagOfWordsClassifier:
         """
         if model not in MODELS:
             raise unknown_name("model", model, MODELS)
-        if len(texts) != len(labels):
-            raise UserError(f"there are {len(texts)} texts, but {len(labels)} labels")
+        _check_labels(texts, labels)
         bag = BagOfWords.fit(texts, weighting=weighting, words=words, ngrams=ngrams, min_documents=min_documents)
         labels = np.asarray(labels).tolist()
         classes = sorted(set(labels))
@@ -249,7 +250,12 @@ class BagOfWordsClassifier:
         return [self.classes[number] for number in self.predict_probabilities(texts).argmax(axis=1)]
 
     def evaluate(self, texts: Sequence[str], labels: Sequence[int | str]) -> ClassificationScores:
-        """Accuracy and macro-F1 on texts with known labels."""
+        """Accuracy and macro-F1 on texts with known labels.
+
+        Raises:
+            UserError: no texts, or another number of labels than of texts.
+        """
+        _check_labels(texts, labels)
         metrics, predicted = _sklearn("metrics"), self.predict(texts)
         return ClassificationScores(
             accuracy=float(metrics.accuracy_score(labels, predicted)),
@@ -294,6 +300,17 @@ class BagOfWordsClassifier:
             classes = json.loads((folder / "classes.json").read_text(encoding="utf-8"))
         with _undamaged(folder / "weights.npz"), np.load(folder / "weights.npz") as arrays:
             return cls(bag, classes, arrays["weights"], arrays["biases"])
+
+
+def _check_texts(texts: Sequence[str]) -> None:
+    if isinstance(texts, str):
+        raise UserError("texts must be a list of texts, got one text: put it into brackets")
+
+
+def _check_labels(texts: Sequence[str], labels: Sequence[int | str]) -> None:
+    _check_texts(texts)
+    if len(texts) != len(labels):
+        raise UserError(f"there are {len(texts)} texts, but {len(labels)} labels")
 
 
 def _sklearn(module: str) -> ModuleType:

@@ -114,6 +114,16 @@ class NGramCounts:
     unpredictable: tuple[int, ...]
 
 
+def check_ids(ids: np.ndarray, vocabulary_size: int) -> None:
+    """Refuses ids that no word of the vocabulary has.
+
+    Raises:
+        UserError: an id below 0, or not below the vocabulary's size.
+    """
+    if len(ids) and (ids.max() >= vocabulary_size or ids.min() < 0):
+        raise UserError(f"ids must be from 0 to {vocabulary_size - 1}, one for each word of the vocabulary, got {ids.min()} to {ids.max()}")
+
+
 def count_ngrams(ids: np.ndarray, order: int, *, vocabulary_size: int, pad_id: int = 0, start_id: int = 2) -> NGramCounts:
     """Counts the n-grams of orders 1 to `order`.
 
@@ -134,14 +144,13 @@ def count_ngrams(ids: np.ndarray, order: int, *, vocabulary_size: int, pad_id: i
     {(4, 5): 2, (5, 4): 1, (5, 6): 1}
     """
     ids = np.asarray(ids[:], np.int64)
-    if order < 1:
-        raise UserError(f"order must be at least 1, got {order}")
+    if not isinstance(order, int | np.integer) or order < 1:
+        raise UserError(f"order must be a whole number from 1 on, got {order!r}")
     if not len(ids):
         raise UserError("there is nothing to count: the text is empty")
     if order > len(ids):
         raise UserError(f"order must be at most the length of the text, {len(ids)} tokens, got {order}")
-    if ids.max() >= vocabulary_size or ids.min() < 0:
-        raise UserError(f"ids must be below the vocabulary's size {vocabulary_size}, got {ids.min()} to {ids.max()}")
+    check_ids(ids, vocabulary_size)
     keys, counts, rows = [], [np.bincount(ids, minlength=vocabulary_size)], ids
     for _ in range(2, order + 1):
         numbers = rows[:-1] * vocabulary_size + ids[1:]

@@ -10,13 +10,14 @@ References:
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_lm.classical.counting import NGramIndex, count_ngrams
+from keras_lm.classical.counting import NGramIndex, check_ids, count_ngrams
 from keras_lm.classical.smoothing import SMOOTHINGS
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.evaluation import Evaluation
@@ -82,10 +83,12 @@ class NGramModel:
             **options: `k` of add-k, `discounts` of Kneser-Ney.
 
         Raises:
-            UserError: an order below 1 or above the length of the text, an empty text, an unknown smoothing.
+            UserError: an order below 1 or above the length of the text, an empty text, an unknown smoothing or option of it.
         """
         if smoothing not in SMOOTHINGS:
             raise unknown_name("smoothing", smoothing, SMOOTHINGS)
+        for name in options.keys() - inspect.signature(SMOOTHINGS[smoothing]).parameters.keys():
+            raise UserError(f"smoothing {smoothing!r} takes no {name}")
         counts = count_ngrams(ids, order, vocabulary_size=vocabulary_size, pad_id=pad_id, start_id=start_id)
         return cls(counts.index, *SMOOTHINGS[smoothing](counts, **options), start_id=start_id)
 
@@ -97,8 +100,12 @@ class NGramModel:
 
         Returns:
             `(tokens,)` float32; NaN for tokens that begin a document.
+
+        Raises:
+            UserError: an id that the vocabulary has not.
         """
         ids = np.asarray(ids[:], np.int64)
+        check_ids(ids, self.vocabulary_size)
         rows = self.index.rows(ids)
         longest = (rows >= 0).sum(axis=0)
         result = np.zeros(len(ids), np.float32)
@@ -117,8 +124,12 @@ class NGramModel:
 
         Returns:
             `(vocabulary,)` float32.
+
+        Raises:
+            UserError: an id that the vocabulary has not.
         """
         last = np.asarray(context[max(0, len(context) - self.order + 1) :] if self.order > 1 else [], np.int64)
+        check_ids(last, self.vocabulary_size)
         begin = np.flatnonzero(last == self.start_id)
         last = last[begin[-1] :] if len(begin) else last
         result = self.log_probabilities_of[0].copy()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import pathlib
 
 import numpy as np
 
 from keras_lm.embeddings.vectors import WordVectors
 from keras_lm.errors import UserError
+from keras_lm.files import read_text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,14 @@ def word_similarity(vectors: WordVectors, path: str | os.PathLike) -> Similarity
 
     Raises:
         UserError: no such file, a line of another form, or scikit-learn (and with it SciPy) missing.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "pairs.tsv"
+    >>> _ = file.write_text("\\n".join(["cat\\tdog\\t8", "cat\\tcar\\t1", "dog\\tcar\\t2", "cat\\tyak\\t5"]))
+    >>> word_similarity(WordVectors(["cat", "dog", "car"], np.array([[1.0, 0.1], [1.0, 0.4], [0.1, 1.0]])), file)
+    Similarity(spearman=1.0, pairs=3, left_out=1)
     """
     try:
         import scipy.stats
@@ -92,6 +100,15 @@ def word_analogies(vectors: WordVectors, path: str | os.PathLike) -> Analogies:
 
     Raises:
         UserError: no such file, or a line of another form.
+
+    Example:
+
+    >>> import pathlib, tempfile
+    >>> file = pathlib.Path(tempfile.mkdtemp()) / "questions.txt"
+    >>> _ = file.write_text(": family\\nman king woman queen")
+    >>> vectors = WordVectors(["king", "queen", "man", "woman"], np.array([[3.0, 1.0], [3.0, -1.0], [1.0, 1.0], [1.0, -1.0]]))
+    >>> word_analogies(vectors, file).sections
+    {'family': (1, 1)}
     """
     questions: dict[str, list[list[int]]] = {}
     section, left_out = "", 0
@@ -121,13 +138,8 @@ def _answered(vectors: WordVectors, rows: np.ndarray) -> tuple[int, int]:
 
 
 def _lines(path: str | os.PathLike) -> list[tuple[int, str]]:
-    try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8, at byte {error.start}") from None
-    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")]
+    lines = read_text(path).splitlines()
+    return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
 
 
 def _is_number(field: str) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_lm.classical.counting import check_ids
 from keras_lm.errors import UserError
 from keras_lm.tokenizer_base import NUM_SPECIAL, START_ID
 
@@ -81,6 +82,7 @@ def cooccurrences(
     [(4, 5, 1.0), (4, 6, 0.5), (5, 4, 1.0), (5, 6, 1.0), (6, 4, 0.5), (6, 5, 1.0)]
     """
     ids = np.asarray(ids[:], np.int64)
+    check_ids(ids, vocabulary_size)
     if keep is None:
         keep = np.arange(vocabulary_size) >= NUM_SPECIAL
     document, kept = np.cumsum(ids == START_ID), keep[ids]
@@ -126,6 +128,7 @@ def glove(
     ids = np.asarray(ids[:], np.int64)
     if not len(ids):
         raise UserError("there is nothing to learn vectors from: the text is empty")
+    check_ids(ids, vocabulary_size)
     occurrences = np.bincount(ids, minlength=vocabulary_size)
     keep = (occurrences >= settings.min_count) & (np.arange(vocabulary_size) >= NUM_SPECIAL)
     words, neighbours, counts = cooccurrences(ids, vocabulary_size, window=settings.window, keep=keep)

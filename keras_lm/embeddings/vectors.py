@@ -75,15 +75,25 @@ class WordVectors:
         return float(self.unit[self.row(one)] @ self.unit[self.row(other)])
 
     def nearest(self, word: str, number: int = 10) -> list[tuple[str, float]]:
-        """The words whose vectors have the largest cosine with that of `word`, itself left out."""
+        """The words whose vectors have the largest cosine with that of `word`, itself left out.
+
+        Raises:
+            UserError: a word without a vector, or a number below 1.
+        """
         return self._nearest(self.unit[self.row(word)], number, [self.row(word)])
 
     def analogy(self, a: str, b: str, c: str, number: int = 10) -> list[tuple[str, float]]:
-        """What is to `c` as `b` is to `a`: the words nearest to b - a + c (vectors of length 1), the three left out."""
+        """What is to `c` as `b` is to `a`: the words nearest to b - a + c (vectors of length 1), the three left out.
+
+        Raises:
+            UserError: as `nearest`.
+        """
         rows = [self.row(word) for word in (a, b, c)]
         return self._nearest(self.unit[rows[1]] - self.unit[rows[0]] + self.unit[rows[2]], number, rows)
 
     def _nearest(self, vector: np.ndarray, number: int, without: Sequence[int]) -> list[tuple[str, float]]:
+        if number < 1:
+            raise UserError(f"number must be at least 1, got {number}")
         cosines = self.unit @ (vector / max(float(np.linalg.norm(vector)), 1e-12))
         cosines[list(without)] = -np.inf
         number = min(number, len(self.words) - len(set(without)))
@@ -102,7 +112,14 @@ class WordVectors:
         return WordVectors(found, self.vectors[[self.row(word) for word in found]])
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes word2vec's format: text, or binary if the name ends in `.bin`. gensim's `KeyedVectors.load_word2vec_format` reads both."""
+        """Writes word2vec's format: text, or binary if the name ends in `.bin`. gensim's `KeyedVectors.load_word2vec_format` reads both.
+
+        Raises:
+            UserError: a word that is empty or holds a space or a line feed, which end it in such a file.
+        """
+        unfit = next((word for word in self.words if not word or " " in word or "\n" in word), None)
+        if unfit is not None:
+            raise UserError(f"the word {unfit!r} is empty or holds a space or a line feed, which end a word in such a file")
         binary = pathlib.Path(path).suffix == ".bin"
         with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(f"{len(self)} {self.dimensions}\n".encode())
@@ -139,17 +156,31 @@ def _read_first_line(path: pathlib.Path, file: BinaryIO) -> tuple[int | None, in
     """The number of words, `None` where the line does not say, of dimensions, and the line's fields."""
     first = file.readline(1 << 20).split()
     if len(first) == 2 and all(field.isdigit() for field in first):
+        if not (int(first[0]) and int(first[1])):
+            raise UserError(f"{path}, line 1: {int(first[0])} words of {int(first[1])} dimensions are no vectors")
         return int(first[0]), int(first[1]), first
     if path.suffix == ".bin":
         raise UserError(f"{path}, line 1: the number of words and of dimensions is due")
-    if len(first) < 2:
+    if len(first) < 2 or not all(map(_is_number, first[1:])):
         raise UserError(f"{path}, line 1: neither the number of words and dimensions nor a word and its vector")
     return None, len(first) - 1, first
+
+
+def _is_number(field: bytes) -> bool:
+    try:
+        float(field)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_text(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarray]:
     words, rows, seen = [], [], set()
     size, dimensions, first = _read_first_line(path, file)
+
+    def damaged(number: int, what: str, line: list[bytes]) -> UserError:
+        hint = " (is it a binary file? Its name has to end in .bin)" if b"\0" in b" ".join(line) else ""
+        return UserError(f"{path}, line {number}: {what}{hint}")
 
     def fields() -> Iterator[tuple[int, list[bytes]]]:
         if size is None:
@@ -159,14 +190,15 @@ def _read_text(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarra
 
     for number, (word, *values) in fields():
         if len(values) != dimensions:
-            raise UserError(
-                f"{path}, line {number}: a word and {dimensions} numbers are due, there are {len(values)} after the first field"
-            )
+            what = f"a word and {dimensions} numbers are due, there are {len(values)} after the first field"
+            raise damaged(number, what, [word, *values])
         try:
             rows.append(np.array(values, np.float32))
             words.append(word.decode("utf-8"))
         except ValueError:
-            raise UserError(f"{path}, line {number}: what should be a number, or UTF-8, is not") from None
+            raise damaged(number, "what should be a number, or UTF-8, is not", [word, *values]) from None
+        if not np.isfinite(rows[-1]).all():
+            raise UserError(f"{path}, line {number}: the vector of {words[-1]!r} holds a number that is not finite")
         if words[-1] in seen:
             raise UserError(f"{path}, line {number}: {words[-1]!r} stands there twice")
         seen.add(words[-1])
@@ -174,7 +206,7 @@ def _read_text(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarra
         raise UserError(f"{path} holds no vectors")
     if size is not None and len(words) != size:
         raise UserError(f"{path}, line 1: {size} words are announced, but {len(words)} follow: the file is cut off or was changed")
-    return words, _finite(path, words, np.stack(rows))
+    return words, np.stack(rows)
 
 
 def _read_binary(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndarray]:
@@ -194,14 +226,12 @@ def _read_binary(path: pathlib.Path, file: BinaryIO) -> tuple[list[str], np.ndar
             raise UserError(f"{path}, word {number + 1} of {size}: it is not UTF-8") from None
         vectors[number] = np.frombuffer(values, "<f4")
         start = end + 1 + 4 * dimensions
-    return words, _finite(path, words, vectors)
-
-
-def _finite(path: pathlib.Path, words: list[str], vectors: np.ndarray) -> np.ndarray:
+    if rest[start:].strip():
+        raise UserError(f"{path}, line 1: {size} words are announced, but more follow them: the file was changed")
     bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(bad):
-        raise UserError(f"{path}: the vector of {words[bad[0]]!r}, word {bad[0] + 1}, holds a number that is not finite")
-    return vectors
+        raise UserError(f"{path}, word {bad[0] + 1} of {size}: the vector of {words[bad[0]]!r} holds a number that is not finite")
+    return words, vectors
 
 
 def vectors_of(names: Sequence[str], table: np.ndarray) -> WordVectors:

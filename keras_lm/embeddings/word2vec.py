@@ -23,6 +23,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from keras_lm.classical.counting import check_ids
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.tokenizer_base import NUM_SPECIAL, START_ID
 
@@ -88,7 +89,7 @@ class Word2VecSettings:
 
     @property
     def initial_learning_rate(self) -> float:
-        return self.learning_rate or (0.1 if self.architecture == "cbow" else 0.025)
+        return (0.1 if self.architecture == "cbow" else 0.025) if self.learning_rate is None else self.learning_rate
 
 
 def word2vec(
@@ -111,7 +112,7 @@ def word2vec(
         `(vocabulary, dimensions)` float32. Rows of special tokens and of ids with fewer than `min_count` occurrences are 0.
 
     Raises:
-        UserError: an empty text, or no word that occurs `min_count` times.
+        UserError: an empty text, ids that the vocabulary has not, or no word that occurs `min_count` times.
 
     Example:
 
@@ -123,6 +124,7 @@ def word2vec(
     ids = np.asarray(ids[:], np.int32)
     if not len(ids):
         raise UserError("there is nothing to learn vectors from: the text is empty")
+    check_ids(ids, vocabulary_size)
     counts = np.bincount(ids, minlength=vocabulary_size)
     counts[:NUM_SPECIAL] = 0
     counts[counts < settings.min_count] = 0

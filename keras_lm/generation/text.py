@@ -78,6 +78,9 @@ class TextGenerator:
         jit_compile: Whether XLA compiles the sampler.
         longest_source: Tokens of a source that an encoder-decoder reads; of a longer one the end is cut off, with a warning.
 
+    Raises:
+        UserError: a tokenizer of another number of tokens than the model's, or a draft that cannot be used.
+
     Example:
 
     >>> from keras_lm.models import lstm_lm
@@ -110,6 +113,10 @@ class TextGenerator:
         self._ids_of = {"end_id": tokenizer.end_id, "never": tokenizer.never, "jit_compile": jit_compile}
         make = getattr(model, "make_sampler", functools.partial(Sampler, model))  # an n-gram model has a sampler of its own
         self.sampler: Sampler = make(pieces=self._pieces, **self._ids_of)
+        size = self.sampler.decoder.vocabulary_size
+        if size != tokenizer.vocabulary_size:
+            sizes = f"the model has {size} tokens, the tokenizer {tokenizer.vocabulary_size}"
+            raise UserError(f"{sizes}: give the tokenizer that the model was trained with")
         self.speculative: SpeculativeSampler | None = None
         if draft is not None:
             self._searched()

@@ -80,8 +80,10 @@ def sense_states(model: keras.Model, tokenizer: Any, examples: Sequence[SenseExa
         By layer name, the embedding first, `(examples, units)`: what the layer gives at the word's last token.
 
     Raises:
-        UserError: a character that the tokenizer does not know.
+        UserError: no examples, or a character that the tokenizer does not know.
     """
+    if not examples:
+        raise UserError("there are no examples to read")
     rows = [[tokenizer.start_id, *row] for row in _tokens(tokenizer, [example.left for example in examples])]
     ids = np.full([len(rows), max(map(len, rows))], tokenizer.pad_id, np.int32)
     for row, tokens in zip(ids, rows, strict=True):
@@ -174,9 +176,8 @@ def sense_separation(vectors: np.ndarray, examples: Sequence[SenseExample]) -> l
         senses = np.array([examples[number].sense for number in rows])
         names, counts = np.unique(senses, return_counts=True)
         if len(names) < 2 or counts.min() < 2:
-            raise UserError(
-                f"{word!r} needs two senses or more with two sentences or more each, got {dict(zip(names, counts, strict=True))}"
-            )
+            got = dict(zip(names.tolist(), counts.tolist(), strict=True))
+            raise UserError(f"{word!r} needs two senses or more with two sentences or more each, got {got}")
         distances = _cosine_distances(vectors[rows])
         same = senses[:, None] == senses[None]
         found.append(

@@ -90,6 +90,7 @@ class PreparationSettings:
                 if getattr(self, name) is not None:
                     raise UserError(f"tokenizer_from takes a tokenizer that is ready: leave {name} out")
             tokenizer_folder(self.tokenizer_from)
+        check_vocabulary_size(self.tokenizer or "char", self.vocabulary_size)
 
     @property
     def folder(self) -> str:
@@ -107,6 +108,17 @@ class PreparationSettings:
         """How many processes tokenize."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return self.workers or cores or 1
+
+
+def check_vocabulary_size(tokenizer: str, size: int | None) -> None:
+    """Refuses a size that a tokenizer cannot have, as far as that is known before the text is read.
+
+    Raises:
+        UserError: a size below the special tokens and what every vocabulary of this kind holds.
+    """
+    least = {"char": 5, "byte": 260, "word": 262}.get(tokenizer, 1)
+    if size is not None and size < least:
+        raise UserError(f"vocabulary_size must be at least {least} for the tokenizer {tokenizer}, got {size}")
 
 
 def tokenizer_folder(folder: str | os.PathLike) -> pathlib.Path:

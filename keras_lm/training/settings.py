@@ -8,7 +8,7 @@ import typing
 
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.preparation import settings as preparation
-from keras_lm.preparation.settings import CLEANERS
+from keras_lm.preparation.settings import CLEANERS, check_vocabulary_size
 
 CHOICES: dict[str, tuple[str, ...]] = {
     **preparation.CHOICES,
@@ -225,6 +225,8 @@ class TrainingSettings:
         self._require("seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
         self._require("batch_size", self.batch_size % self.accumulate == 0, f"a multiple of accumulate ({self.accumulate})")
         self._require("export", self.export != "", "a folder")
+        self._require("word_vectors", self.word_vectors != "", "a file")
+        check_vocabulary_size(self.tokenizer, self.vocabulary_size)
         self._check_task()
         self._check_pretrained()
         if self.model == "transformer":

@@ -1,3 +1,4 @@
+import gzip
 import pathlib
 
 import numpy as np
@@ -79,6 +80,9 @@ def test_names_have_no_white_space_and_differ():
         ("ngram 2=3", "ngram 2=2", r"line 15: \\end\\ should stand here"),
         ("ngram 2=3", "ngram 2=9", "line 16: a 2-gram should stand here"),
         ("-0.6\tb", "-0.6\ta", "a word stands twice"),
+        ("-0.4\ta b", "0.4\ta b", "line 14: log10 P is 0.4: a probability above 1"),
+        ("-0.4\ta b", "inf\ta b", "line 14: a 2-gram should stand here"),
+        ("-0.2\n-0.6", "nan\n-0.6", "line 9: a 1-gram should stand here"),
     ],
 )
 def test_a_damaged_file_is_named_with_the_line(tmp_path, old, new, message):
@@ -101,16 +105,71 @@ def test_a_trigram_without_its_beginning_is_named(tmp_path):
 
 
 def test_what_is_no_arpa_file_is_said(tmp_path):
-    (tmp_path / "bytes.arpa").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is no ARPA file: it is not UTF-8"):
+    (tmp_path / "bytes.arpa").write_bytes(b"\\data\\\n\n\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"bytes.arpa, line 3: this is not UTF-8$"):
         arpa.read_arpa(tmp_path / "bytes.arpa")
-    with pytest.raises(UserError, match="there is no file"):
+    (tmp_path / "packed.arpa").write_bytes(gzip.compress(ARPA.encode()))
+    with pytest.raises(UserError, match=r"this is not UTF-8 \(it is a gzip file"):
+        arpa.read_arpa(tmp_path / "packed.arpa")
+    with pytest.raises(UserError, match=r"no such file: .*none\.arpa"):
         arpa.read_arpa(tmp_path / "none.arpa")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        arpa.read_arpa(tmp_path)
     (tmp_path / "small.arpa").write_text(ARPA)
     with pytest.raises(UserError, match="has the word 'a', which the vocabulary has not"):
         arpa.read_arpa(tmp_path / "small.arpa", ["<pad>", "<unk>", "<s>", "</s>"])
-    with pytest.raises(UserError, match="has 14 ids, but there are 1 names"):
-        arpa.write_arpa(NGramModel.fit(joined(documents()), 2, vocabulary_size=SIZE), tmp_path / "x.arpa", ["a"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda names: names[:1], "has 14 ids, but there are 1 names"),
+        (lambda names: [*names[:-1], "a b"], "the name 'a b' of id 13 is empty or holds white space"),
+        (lambda names: [*names[:-1], ""], "the name '' of id 13 is empty"),
+        (lambda names: [*names[:-1], "a"], "the name 'a' of id 13 stands twice"),
+    ],
+)
+def test_names_that_a_file_cannot_hold_are_refused(tmp_path, change, message):
+    model = NGramModel.fit(joined(documents()), 2, vocabulary_size=SIZE)
+    names = token_names(CharacterTokenizer("abcdefghij"))
+    with pytest.raises(UserError, match=message):
+        arpa.write_arpa(model, tmp_path / "x.arpa", change(names))
+    with pytest.raises(UserError, match="is a folder: give the name of a file"):
+        arpa.write_arpa(model, tmp_path, names)
+    assert not list(tmp_path.iterdir())
+
+
+def test_orders_that_no_text_is_long_enough_for_are_left_out(tmp_path):
+    ids = joined([[2, 4, 5, 3], [2, 5, 4, 3], [2, 4, 4, 3]])
+    model = NGramModel.fit(ids, 6, vocabulary_size=SIZE)
+    names = token_names(CharacterTokenizer("abcdefghij"))
+    arpa.write_arpa(model, tmp_path / "model.arpa", names)
+    assert "-grams:\n\n" not in (tmp_path / "model.arpa").read_text()
+    again, _ = arpa.read_arpa(tmp_path / "model.arpa", names)
+    assert (model.order, again.order) == (6, 4)
+    test = joined(documents(50, seed=9))
+    assert np.allclose(again.log_probabilities(test), model.log_probabilities(test), atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("smoothing", ["modified_kneser_ney", "kneser_ney", "add_k"])
+@pytest.mark.parametrize(("order", "characters", "longest"), [(2, 99, 2), (3, 99, 3), (5, 99, 5), (5, 2, 4)])
+def test_kenlm_scores_our_files_as_we_do(tmp_path, order, characters, longest, smoothing):
+    """KenLM's own reader; pip builds it, so it is there only where a C++ compiler is (`make test` tries)."""
+    kenlm = pytest.importorskip("kenlm")
+    verses = [verse[:characters] for verse in (FOLDER / "text.txt").read_text(encoding="utf-8").splitlines()[:20]]
+    tokenizer = CharacterTokenizer.fit(verses)
+    names = token_names(tokenizer)
+    rows = [tokenizer.tokenize([verse]).flat_values.numpy() for verse in verses]
+    model = NGramModel.fit(joined([[2, *row, 3] for row in rows]), order, vocabulary_size=tokenizer.vocabulary_size, smoothing=smoothing)
+    arpa.write_arpa(model, tmp_path / "model.arpa", names)
+    theirs = kenlm.Model(str(tmp_path / "model.arpa"))
+    assert theirs.order == longest
+    generator = np.random.default_rng(0)
+    for row in [*rows[:5], *(generator.permutation(row) for row in rows[:5]), [1, 1]]:
+        text = " ".join(names[token] for token in row)
+        scores = [score for score, *_ in theirs.full_scores(text, bos=True, eos=True)]
+        ours = model.log_probabilities(np.array([2, *row, 3]))[1:] / np.log(10)
+        np.testing.assert_allclose(ours, scores, atol=1e-4)
 
 
 def test_modified_kneser_ney_is_that_of_kenlm():

@@ -194,6 +194,7 @@ def test_a_text_without_a_known_word_still_gets_a_class(model, weighting):
         ({"words": "jeba"}, "unknown segmenter 'jeba': did you mean 'jieba'"),
         ({"weighting": "tfidf"}, "unknown weighting 'tfidf': did you mean 'tf_idf'"),
         ({"model": "naive"}, "unknown model 'naive': did you mean 'naive_bayes'"),
+        ({"texts": "很好", "labels": [0, 1]}, "texts must be a list of texts, got one text"),
         ({"ngrams": 0}, "ngrams must be at least 1, got 0"),
         ({"min_documents": 4}, "no word stands in 4 texts: lower min_documents"),
     ],
@@ -209,6 +210,10 @@ def test_what_cannot_be_asked_is_said():
         classifier.heaviest_words("c")
     with pytest.raises(UserError, match="there are no texts"):
         classifier.predict([])
+    with pytest.raises(UserError, match="texts must be a list of texts, got one text"):
+        classifier.predict("很好")
+    with pytest.raises(UserError, match="there are 2 texts, but 1 labels"):
+        classifier.evaluate(TEXTS[:2], ["a"])
 
 
 def test_without_scikit_learn_the_extra_is_named(monkeypatch):

@@ -179,6 +179,20 @@ def test_generation_has_the_knobs_of_the_neural_sampler(knobs):
     assert "".join(generator.stream("the ", settings, **{**knobs, "num_samples": 1})) == texts[0].text
 
 
+@pytest.mark.parametrize("id_", [-1, 5])
+def test_ids_that_the_vocabulary_has_not_are_refused(id_):
+    model = NGramModel.fit(np.array([4, 4, 4]), 2, vocabulary_size=5)
+    for ask in (model.log_probabilities, model.next_log_probabilities):
+        with pytest.raises(UserError, match=f"ids must be from 0 to 4, one for each word of the vocabulary, got .*{id_}"):
+            ask(np.array([4, id_]))
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    model = NGramModel.fit(np.array([4, 4, 4]), 2, vocabulary_size=5)
+    with pytest.raises(UserError, match="the model has 5 tokens, the tokenizer 6: give the tokenizer that the model was trained with"):
+        TextGenerator(model, CharacterTokenizer(["a", "b"]))
+
+
 def test_what_cannot_be_searched_is_said():
     tokenizer = CharacterTokenizer(["a"])
     model = NGramModel.fit(np.array([4, 4, 4]), 2, vocabulary_size=5)
@@ -199,10 +213,12 @@ def test_an_order_above_every_text_of_many(smoothing):
 @pytest.mark.parametrize(
     ("ids", "order", "options", "message"),
     [
-        ([4, 5], 0, {}, "order must be at least 1, got 0"),
+        ([4, 5], 0, {}, "order must be a whole number from 1 on, got 0"),
+        ([4, 5], 2.0, {}, "order must be a whole number from 1 on, got 2.0"),
+        ([4, 5], 1, {"k": 0.5}, "smoothing 'modified_kneser_ney' takes no k"),
         ([4, 5], 3, {}, "at most the length of the text, 2 tokens, got 3"),
         ([], 1, {}, "nothing to count: the text is empty"),
-        ([4, 20], 1, {}, "ids must be below the vocabulary's size 14, got 4 to 20"),
+        ([4, 20], 1, {}, "ids must be from 0 to 13, one for each word of the vocabulary, got 4 to 20"),
         ([4, 5], 2, {"smoothing": "kneser_nay"}, "did you mean 'kneser_ney'?"),
         ([4, 5], 2, {"smoothing": "add_k", "k": 0.0}, "k must be above 0, got 0.0"),
         ([4, 5], 2, {"smoothing": "kneser_ney", "discounts": [0.1]}, "discounts must be 2 numbers from 0 to 1"),

@@ -76,6 +76,16 @@ def test_help_answers_in_under_a_second(arguments):
         (["train", "--model", "lstn"], "did you mean 'lstm'"),
         (["train", "--tokenizer", "wordpeice"], "did you mean 'wordpiece'"),
         (["train", "--word-vectors", "nosuch.txt"], "no such file of word vectors: nosuch.txt"),
+        (["train", "--word-vectors", ""], "word_vectors must be a file, got ''"),
+        (
+            ["train", "--word-vectors", __file__],
+            "test_commands.py, line 1: neither the number of words and dimensions nor a word and its vector",
+        ),
+        (
+            ["train", "--tokenizer", "word", "--vocabulary-size", "10"],
+            "vocabulary_size must be at least 262 for the tokenizer word, got 10",
+        ),
+        (["train", "--corpus", "/dev/null"], "no such corpus file"),
         (["train", "--stpes", "3"], "unknown argument --stpes: did you mean --steps?"),
         (["train", "--config", "nosuch.yaml"], "no such file: nosuch.yaml"),
         (["train", "--steps", "-3"], "steps must be at least 1, got -3"),

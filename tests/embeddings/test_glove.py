@@ -72,6 +72,8 @@ def test_words_of_one_kind_become_neighbours():
 def test_bad_input_is_refused():
     with pytest.raises(UserError, match="the text is empty"):
         glove(np.array([], np.int32), 10)
+    with pytest.raises(UserError, match=r"ids must be from 0 to 9, .* got 4 to 10"):
+        glove(np.array([4, 10] * 9), 10)
     with pytest.raises(UserError, match="no two words that occur 5 times"):
         glove(np.array([2, 4, 5, 3]), 10)
     with pytest.raises(UserError, match="x_max must be over 0"):

@@ -79,9 +79,18 @@ def test_evaluations_are_gensims(tmp_path):
         ("a.txt", b"2 3\n\xff\xfe 1 2 3\nking 1 2 3\n", "a.txt, line 2: what should be a number, or UTF-8"),
         ("a.txt", b"3 3\nthe 1 2 3\nking 1 2 3\n", "line 1: 3 words are announced, but 2 follow"),
         ("a.txt", b"2 3\nthe 1 2 3\nthe 1 2 3\n", "line 3: 'the' stands there twice"),
-        ("a.txt", b"2 3\nthe 1 2 3\nking 1 nan 3\n", "the vector of 'king', word 2, holds a number that is not finite"),
+        ("a.txt", b"2 3\nthe 1 2 3\nking 1 nan 3\n", "a.txt, line 3: the vector of 'king' holds a number that is not finite"),
         ("a.txt", b"", "line 1: neither the number of words"),
-        ("a.txt", b"0 5\n", "a.txt holds no vectors"),
+        ("a.txt", b"0 5\n", "line 1: 0 words of 5 dimensions are no vectors"),
+        ("a.txt", b"2 0\nthe\nking\n", "line 1: 2 words of 0 dimensions are no vectors"),
+        ("a.txt", b"# heading\n", "line 1: neither the number of words"),
+        ("a.txt", b"1 3\nthe " + bytes(12) + b"\n", r"line 2: a word and 3 numbers are due, .* \(is it a binary file\?"),
+        ("a.bin", b"1 1\nthe " + np.ones(1, "<f4").tobytes() + b"\nking", "1 words are announced, but more follow"),
+        (
+            "a.bin",
+            b"1 1\nthe " + np.full(1, np.inf, "<f4").tobytes() + b"\n",
+            "word 1 of 1: the vector of 'the' holds a number that is not",
+        ),
         ("a.bin", b"2 3\nthe " + np.ones(3, "<f4").tobytes() + b"\nking 12", "a.bin, word 2 of 2: the file ends here"),
         ("a.bin", b"nothing\n", "a.bin, line 1: the number of words and of dimensions is due"),
         ("a.bin", b"9999999999 99999\nthe ", "a.bin, line 1: 9999999999 words of 99999 dimensions are announced"),
@@ -95,11 +104,20 @@ def test_damaged_files_are_refused_with_the_line(name, content, message, tmp_pat
         WordVectors.load(tmp_path / "other.txt")
 
 
+@pytest.mark.parametrize("word", ["New York", "", "a\nb"])
+def test_a_word_that_would_end_early_in_a_file_is_not_saved(word, tmp_path):
+    with pytest.raises(UserError, match="is empty or holds a space"):
+        WordVectors([word], np.ones([1, 2])).save(tmp_path / "v.txt")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_word_without_a_vector_is_named(vectors):
     with pytest.raises(UserError, match="'kingg' has no vector: did you mean 'king'"):
         vectors["kingg"]
     with pytest.raises(UserError, match=r"'zzz' has no vector$"):
         vectors.nearest("zzz")
+    with pytest.raises(UserError, match="number must be at least 1, got -1"):
+        vectors.nearest("the", -1)
     with pytest.raises(UserError, match="stands twice"):
         WordVectors(["a", "a"], np.ones([2, 3]))
     with pytest.raises(UserError, match=r"need vectors of shape \(2, dimensions\)"):
@@ -146,6 +164,8 @@ def test_damaged_lists_are_refused_with_the_line(vectors, text, message, tmp_pat
     else:
         with pytest.raises(UserError, match=message):
             word_similarity(vectors, tmp_path / "pairs.tsv")
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        word_similarity(vectors, tmp_path)
     (tmp_path / "questions.txt").write_text(": a\nthe king man\n")
     with pytest.raises(UserError, match="line 2: four words are due"):
         word_analogies(vectors, tmp_path / "questions.txt")

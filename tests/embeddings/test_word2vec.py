@@ -119,6 +119,7 @@ def test_progress_tells_what_is_left():
         ({"dimensions": 0}, "dimensions must be at least 1"),
         ({"subsample": 1.0}, "subsample must be at least 0 and under 1"),
         ({"learning_rate": 1e-5}, "learning_rate must be at least min_learning_rate"),
+        ({"learning_rate": 0.0}, "learning_rate must be at least min_learning_rate"),
     ],
 )
 def test_bad_settings_are_refused(change, message):
@@ -129,6 +130,8 @@ def test_bad_settings_are_refused(change, message):
 def test_a_text_without_words_is_refused():
     with pytest.raises(UserError, match="the text is empty"):
         word2vec(np.array([], np.int32), 10)
+    with pytest.raises(UserError, match=r"ids must be from 0 to 9, .* got 4 to 10"):
+        word2vec(np.array([4, 10] * 9), 10)
     with pytest.raises(UserError, match=r"no word occurs 5 times \(min_count\)"):
         word2vec(np.array([2, 4, 5, 3]), 10)
 

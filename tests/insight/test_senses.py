@@ -126,5 +126,7 @@ def test_what_cannot_be_used_is_refused(examples, tokenizer):
         context_means(np.zeros([tokenizer.vocabulary_size, 4]), tokenizer, examples, 0)
     with pytest.raises(UserError, match="one vector an example"):
         sense_separation(np.zeros([3, 4]), examples)
-    with pytest.raises(UserError, match="two senses"):
+    with pytest.raises(UserError, match="no examples"):
+        sense_states(model, tokenizer, [])
+    with pytest.raises(UserError, match=r"two senses .* got \{'can': 2\}"):
         sense_separation(np.zeros([2, 4]), [SenseExample("会", "can", "会好。"), SenseExample("会", "can", "也会好。")])

@@ -14,6 +14,8 @@ from keras_lm.tokenizers import ByteTokenizer
         ({"clean": ("lowr",)}, "did you mean 'lower'"),
         ({"workers": 0}, "workers must be at least 1, got 0"),
         ({"shard_tokens": -1}, "shard_tokens must be at least 1"),
+        ({"tokenizer": "word", "vocabulary_size": 261}, "vocabulary_size must be at least 262 for the tokenizer word, got 261"),
+        ({"vocabulary_size": 4}, "vocabulary_size must be at least 5 for the tokenizer char, got 4"),
         ({"vocabulary_sample": 0}, "vocabulary_sample must be at least 1"),
         ({"tokenizer_from": "nosuch"}, "nosuch holds no tokenizer"),
     ],
