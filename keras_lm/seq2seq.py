@@ -23,6 +23,7 @@ from keras import ops
 from keras_lm.dropout import HashDropout
 from keras_lm.layers import PositionEmbedding, SinusoidalPositions, TransformerBlock, normalization
 from keras_lm.models import reversible_embedding
+from keras_lm.pointer import PointerGenerator
 from keras_lm.recurrent_attention import AdditiveAttentionGRU, DotAttention, ReverseText, TextEnd
 
 POSITIONS = ("rotary", "learned", "sinusoidal")
@@ -44,6 +45,7 @@ def transformer_seq2seq(
     norm_first: bool = True,
     use_bias: bool = False,
     tied: bool = True,
+    pointer: bool = False,
     dropout: float = 0.0,
 ) -> keras.Model:
     """The Transformer as it was first described: an encoder, and a decoder that attends to it.
@@ -65,6 +67,7 @@ def transformer_seq2seq(
         norm_first: Pre-norm (default), or post-norm as in the original.
         use_bias: Whether projections have biases.
         tied: Whether the output matrix is the embedding's.
+        pointer: Whether tokens of the source can be copied (`keras_lm.pointer`).
         dropout: Share dropped in training.
 
     Returns:
@@ -123,7 +126,10 @@ def transformer_seq2seq(
         x = block("decoder", number, num_layers, 3, cross=True)(x, memory=memory, memory_visible=memory_visible)
     if norm_first:
         x = normalization(normalization_kind, name="decoder_norm")(x)
-    return keras.Model([source, target], embedding(x, reverse=True), name="transformer_seq2seq")
+    logits = embedding(x, reverse=True)
+    if pointer:
+        logits = PointerGenerator(dtype="float32", name="pointer")(logits, x, memory, memory_visible, source)
+    return keras.Model([source, target], logits, name="transformer_seq2seq")
 
 
 def rnn_seq2seq(
@@ -134,6 +140,7 @@ def rnn_seq2seq(
     hidden_dim: int = 256,
     num_layers: int = 1,
     tied: bool = True,
+    pointer: bool = False,
     dropout: float = 0.0,
 ) -> keras.Model:
     """Gated recurrent networks that read both ways, and one that writes with attention over what was read.
@@ -148,6 +155,7 @@ def rnn_seq2seq(
         hidden_dim: Width of the decoder's states, and of the encoder's in each direction.
         num_layers: Recurrent layers of the encoder, in each direction, and of the decoder.
         tied: Whether the output matrix is the embedding's.
+        pointer: Whether tokens of the source can be copied (`keras_lm.pointer`).
         dropout: Share of the vectors between layers dropped in training.
 
     Returns:
@@ -190,7 +198,10 @@ def rnn_seq2seq(
     x = drop(x)
     if x.shape[-1] != embedding_dim:
         x = keras.layers.Dense(embedding_dim, name="to_embedding")(x)  # the embedding's width, to be used backwards
-    return keras.Model([source, target], embedding(x, reverse=True), name="rnn_seq2seq")
+    logits = embedding(x, reverse=True)
+    if pointer:
+        logits = PointerGenerator(dtype="float32", name="pointer")(logits, x, memory, memory_visible, source)
+    return keras.Model([source, target], logits, name="rnn_seq2seq")
 
 
 def _inputs() -> tuple[keras.KerasTensor, keras.KerasTensor]:

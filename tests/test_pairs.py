@@ -137,7 +137,7 @@ def test_a_wrong_task_is_named():
 
 
 def test_names_are_registered():
-    assert {"translations", "headlines", "copy", "reverse"} <= set(pairs.names())
+    assert {"translations", "headlines", "principal-clauses", "copy", "reverse"} <= set(pairs.names())
 
 
 def test_translations_are_messages_as_gettext_has_them():
@@ -176,6 +176,16 @@ def test_headlines_are_in_the_newspaper_before_their_leads():
     for lead, headline in found:
         assert 6 <= len(headline) <= 30 and len(lead) >= 60
         assert any(line.endswith(lead) for line in follows[headline.partition("（")[0]])
+
+
+def test_clauses_stand_in_their_paragraphs_and_no_headline_to_be_judged_by_is_learnt_from():
+    found = list(split_pairs(open_pairs("principal-clauses")))
+    assert len(found) > 9_000
+    assert all(target in source and 8 <= len(target) <= 24 for _, source, target in found)
+    learnt = {source_key(source) for split, source, _ in found if split == "train"}
+    judged = {source_key(source) for split, source, _ in split_pairs(open_pairs("headlines")) if split != "train"}
+    assert len(judged) > 90
+    assert not learnt & judged
 
 
 def test_headlines_say_what_happened_and_leads_do_not_begin_with_who_reports():

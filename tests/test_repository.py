@@ -90,6 +90,7 @@ def test_imports_run_one_way(repository):
         "models",
         "recurrent",
         "recurrent_attention",
+        "pointer",
         "seq2seq",
         "evaluation",
         "scaling",

@@ -30,6 +30,8 @@ SMALL = {
     },
     "gru-bahdanau": {"embedding_dim": 16, "hidden_dim": 12},
     "gru-bahdanau-2": {"embedding_dim": 16, "hidden_dim": 12, "num_layers": 2, "dropout": 0.1, "tied": False},
+    "transformer-pointer": {"context_length": 16, "embedding_dim": 16, "num_layers": 1, "pointer": True},
+    "gru-pointer": {"embedding_dim": 16, "hidden_dim": 12, "pointer": True},
     "gru-luong": {"attention": "luong", "embedding_dim": 12, "hidden_dim": 12},
     "gru-luong-2": {"attention": "luong", "embedding_dim": 16, "hidden_dim": 12, "num_layers": 2},
 }

@@ -77,6 +77,8 @@ def train(arguments: Sequence[str] | None) -> int:
             from keras_lm.pretrained.checkpoint import Checkpoint
 
             Checkpoint(settings.pretrained)
+        if settings.start_from:
+            settings.check_same_model(Run.open(settings.start_from).settings)
         if settings.word_vectors:
             _check_vectors(settings.word_vectors, settings.embedding_dim)
     if (run.settings if run else settings).tensorboard:

@@ -39,6 +39,7 @@ def write(
     sources: Sequence[str],
     *,
     num_beams: int = 4,
+    no_repeat_ngram_size: int = 0,
     max_new_tokens: int = 64,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -49,6 +50,7 @@ def write(
         generator: Of an encoder-decoder.
         sources: Any number of texts.
         num_beams: Texts followed at a time; 1 takes the most probable token at each step.
+        no_repeat_ngram_size: No sequence of this many tokens comes twice in a target; 0 is off.
         max_new_tokens: Most tokens of a target.
         batch_size: Sources at a time; the last ones are joined by some of the first, so that one size is compiled.
         progress: Is told the number of sources done.
@@ -56,17 +58,16 @@ def write(
     Returns:
         A text for each source, in their order.
     """
+    limits = {"max_new_tokens": max_new_tokens, "no_repeat_ngram_size": no_repeat_ngram_size}
     order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
     written = [""] * len(sources)
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
         texts = [sources[number] for number in itertools.islice(itertools.cycle(numbers), min(batch_size, len(order)))]
         if num_beams > 1:
-            found = [
-                best.text for best, *_ in generator.beam_search(texts, BeamSettings(num_beams=num_beams, max_new_tokens=max_new_tokens))
-            ]
+            found = [best.text for best, *_ in generator.beam_search(texts, BeamSettings(num_beams=num_beams, **limits))]
         else:
-            found = [one.text for one in generator.generate(texts, temperature=0.0, max_new_tokens=max_new_tokens)]
+            found = [one.text for one in generator.generate(texts, temperature=0.0, **limits)]
         for number, text in zip(numbers, found, strict=False):
             written[number] = text
         if progress:

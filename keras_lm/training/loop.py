@@ -89,7 +89,7 @@ def build_model(settings: TrainingSettings, vocabulary_size: int) -> keras.Model
 
 
 def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Model:
-    """The model that a run begins with: that of a checkpoint, where its settings name one, or `build_model` of them.
+    """The model that a run begins with: of its settings, drawn by their seed or with the weights of another run; or a checkpoint's.
 
     Args:
         run: A prepared run.
@@ -97,7 +97,10 @@ def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Mod
     """
     settings = settings or run.settings
     if settings.pretrained is None:
-        return build_model(settings, run.load_tokenizer().vocabulary_size)
+        model = build_model(settings, run.load_tokenizer().vocabulary_size)
+        if settings.start_from:
+            model.set_weights(run.load_pretrained().get_weights())
+        return model
     keras.utils.set_random_seed(settings.seed)
     return run.load_pretrained()
 

@@ -56,8 +56,11 @@ def _prepare(settings: TrainingSettings) -> Run:
             _report(pipeline.load_tokens(settings.tokens), manifest["vocabulary_size"], settings, say)
 
         return Run.create(settings, take)
+    start = Run.open(settings.start_from) if settings.start_from else None
+    if start:
+        settings.check_same_model(start.settings)
     if settings.reads_pairs:
-        return Run.create(settings, _pairs_filler(settings, say))
+        return Run.create(settings, _pairs_filler(settings, start, say))
     pretrained = _load_pretrained(settings) if settings.pretrained else None
     corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
 
@@ -67,6 +70,9 @@ def _prepare(settings: TrainingSettings) -> Run:
             tokenizer = pretrained.tokenizer
             with replacing(folder / PRETRAINED) as temporary:
                 pretrained.model.save(temporary)
+        elif start:
+            say(f"reading {corpus.name}, with the tokenizer of {start.folder} ...")
+            tokenizer = _taken_from(start, folder)
         else:
             say(f"reading {corpus.name}, learning a {settings.tokenizer} vocabulary ...")
             texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
@@ -100,7 +106,20 @@ def _load_pretrained(settings: TrainingSettings) -> Pretrained:
     return loaded
 
 
-def _pairs_filler(settings: TrainingSettings, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
+def _taken_from(start: Run, folder: pathlib.Path) -> tokenizers.Tokenizer:
+    """Takes the best model of the run to start from into a new one, and gives its tokenizer.
+
+    Raises:
+        UserError: a run without a model.
+    """
+    if not (start.folder / "model.keras").is_file():
+        raise UserError(f"{start.folder} has no model.keras yet: train it up to its first evaluation")
+    with replacing(folder / PRETRAINED) as temporary:
+        shutil.copyfile(start.folder / "model.keras", temporary)
+    return start.load_tokenizer()
+
+
+def _pairs_filler(settings: TrainingSettings, start: Run | None, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
     """What reads the pairs of a run into its folder; one tokenizer is learnt from both sides."""
 
     def passed() -> Iterator[tuple[str, str, str]]:
@@ -110,9 +129,13 @@ def _pairs_filler(settings: TrainingSettings, say: Callable[[str], None]) -> Cal
             yield split, next(texts), next(texts)
 
     def fill(folder: pathlib.Path) -> None:
-        say(f"reading pairs of {settings.corpus}, learning a {settings.tokenizer} vocabulary of both sides ...")
-        texts = (text for split, *pair in passed() if split == "train" for text in pair)
-        tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
+        if start:
+            say(f"reading pairs of {settings.corpus}, with the tokenizer of {start.folder} ...")
+            tokenizer = _taken_from(start, folder)
+        else:
+            say(f"reading pairs of {settings.corpus}, learning a {settings.tokenizer} vocabulary of both sides ...")
+            texts = (text for split, *pair in passed() if split == "train" for text in pair)
+            tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
         tokenizer.save(folder / "tokenizer")
         tokens = parallel.encode_pairs(passed(), tokenizer, folder / "tokens")
         for name in ("train", "validation"):

@@ -132,7 +132,7 @@ class Run:
         return pathlib.Path(self.settings.tokens) if self.settings.tokens else self.folder / "tokens"
 
     def load_pretrained(self) -> Any:
-        """The model that a run with `pretrained` began with, a `keras.Model`."""
+        """The model that a run with `pretrained` or `start_from` began with, a `keras.Model`."""
         return _load_model(self.folder / PRETRAINED)
 
     def load_model(self) -> Any:
@@ -216,7 +216,7 @@ class Run:
 
 
 PRETRAINED = "pretrained.keras"
-"""The checkpoint's model, in the run's folder, so that the run needs the checkpoint no more."""
+"""The model that a run begins with, in its folder, so that it needs the checkpoint or the other run no more."""
 
 _WRITTEN = ("settings.yaml", "model.keras", "metrics.jsonl", "metrics.csv", "samples.txt", "curves.png")
 _SAMPLE = "=== step "

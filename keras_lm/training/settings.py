@@ -47,6 +47,12 @@ _OF_CHECKPOINT = (
 )
 """What nobody may set of a run that goes on with a checkpoint."""
 
+_OF_START = (
+    *("reads_pairs", "tokenizer", "model", "embedding_dim", "hidden_dim", "num_layers", "attention", "pointer", "num_heads"),
+    *("num_kv_heads", "positions", "normalization", "tied", "precision"),
+)
+"""What a run has in common with the one that it starts from."""
+
 GROUPS: dict[str, str] = {
     "task": "text",
     "tokenizer": "tokens",
@@ -66,8 +72,8 @@ class TrainingSettings:
     Args:
         task: What the model is to do: lm (go on with a text), translation or summarization (write a target for a source).
         corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For translation
-            and summarization pairs: translations, headlines, copy, reverse, tfds:NAME[/CONFIG], a file of lines source TAB target, or
-            SOURCE_FILE,TARGET_FILE; default translations or headlines.
+            and summarization pairs: translations, headlines, principal-clauses, copy, reverse, tfds:NAME[/CONFIG], a file of lines source
+            TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines.
         swap: Whether source and target of the pairs change places.
         simplified: Whether traditional Chinese characters of the pairs become simplified ones.
         document: What one document of a text file is: line, paragraph or file.
@@ -80,6 +86,8 @@ class TrainingSettings:
         vocabulary_size: Most tokens in the vocabulary; default all characters, 8000 sub-words or 20000 words.
         pretrained: Folder of a checkpoint as transformers saves it (GPT-2, Llama, Mistral, StarCoder2); the run goes on with its model and
             tokenizer, whose fields are then left out.
+        start_from: Folder of another run of the same model, with whose best weights and tokenizer this one begins: one that was trained on
+            much text, say, or on pairs that were made up.
         model: simple_rnn, lstm, gru or transformer.
         sequence_length: Tokens a window; for the transformer also its longest context. Of pairs: tokens to which sources and targets are
             cut.
@@ -87,6 +95,7 @@ class TrainingSettings:
         hidden_dim: Width of a recurrent layer, or of the transformer's feed-forward part; default embedding_dim, or 4 x embedding_dim.
         num_layers: Recurrent layers or transformer blocks.
         attention: How the decoder of a gru looks at its source: bahdanau (before each step) or luong (after it).
+        pointer: Let the decoder copy tokens of its source: names and numbers, of which few pairs teach little.
         num_heads: Attention heads of the transformer; divides embedding_dim.
         num_kv_heads: Key/value heads of the transformer; default num_heads.
         positions: Positions of the transformer: rotary or learned.
@@ -153,12 +162,14 @@ class TrainingSettings:
     tokenizer: str = "char"
     vocabulary_size: int | None = None
     pretrained: str | None = None
+    start_from: str | None = None
     model: str = "transformer"
     sequence_length: int = 128
     embedding_dim: int = 256
     hidden_dim: int | None = None
     num_layers: int = 2
     attention: str = "bahdanau"
+    pointer: bool = False
     num_heads: int = 4
     num_kv_heads: int | None = None
     positions: str = "rotary"
@@ -229,6 +240,7 @@ class TrainingSettings:
         check_vocabulary_size(self.tokenizer, self.vocabulary_size)
         self._check_task()
         self._check_pretrained()
+        self._check_start()
         if self.model == "transformer":
             self._require("num_heads", self.embedding_dim % self.num_heads == 0, f"a divisor of embedding_dim ({self.embedding_dim})")
             kv_heads = self.num_kv_heads or self.num_heads
@@ -243,7 +255,7 @@ class TrainingSettings:
 
     def _check_task(self) -> None:
         if not self.reads_pairs:
-            for name in ("swap", "simplified"):
+            for name in ("swap", "simplified", "pointer"):
                 if getattr(self, name):
                     raise UserError(f"{name} is for pairs: give --task translation or summarization")
             return
@@ -267,6 +279,28 @@ class TrainingSettings:
         for field in dataclasses.fields(self):
             if field.name in _OF_CHECKPOINT and getattr(self, field.name) != field.default:
                 raise UserError(f"{field.name} is the checkpoint's where there is a pretrained one: leave it out")
+
+    def _check_start(self) -> None:
+        self._require("start_from", self.start_from != "", "a folder")
+        if self.start_from is None:
+            return
+        for name in ("pretrained", "tokens", "word_vectors", "vocabulary_size"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{name} does not go with start_from, which brings its own tokenizer and weights: leave it out")
+
+    def check_same_model(self, other: TrainingSettings) -> None:
+        """Refuses a run to start from whose weights do not fit.
+
+        Raises:
+            UserError: it has another model, tokenizer or kind of task; for a transformer, another context.
+        """
+        fixed = self.model == "transformer" and self.positions == "learned"
+        for name in (*_OF_START, "sequence_length") if fixed else _OF_START:
+            ours, theirs = getattr(self, name), getattr(other, name)
+            if ours != theirs:
+                raise UserError(
+                    f"{name} is {ours!r} here, but {theirs!r} in {self.start_from}, which the run is to start from: make it the same"
+                )
 
     def _require(self, name: str, condition: bool, allowed: str) -> None:
         if not condition:
@@ -294,12 +328,12 @@ class TrainingSettings:
         common = {"embedding_dim": self.embedding_dim, "num_layers": self.num_layers, "dropout": self.dropout}
         if self.model != "transformer":
             recurrent = {**common, "hidden_dim": self.hidden_dim or self.embedding_dim}
-            return {**recurrent, "attention": self.attention, "tied": self.tied} if self.reads_pairs else recurrent
+            return {**recurrent, "attention": self.attention, "tied": self.tied, "pointer": self.pointer} if self.reads_pairs else recurrent
         return {
             **common,
             "context_length": self.sequence_length,
             "num_heads": self.num_heads,
-            **({} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads}),
+            **({"pointer": self.pointer} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads}),
             "feed_forward_dim": self.hidden_dim,
             "positions": self.positions,
             "normalization_kind": self.normalization,

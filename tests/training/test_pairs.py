@@ -228,6 +228,7 @@ def test_two_processes_equal_one():
         ({"task": "translate"}, "unknown task 'translate': did you mean 'translation'"),
         ({"task": "lm", "swap": True}, "swap is for pairs: give --task translation or summarization"),
         ({"task": "lm", "simplified": True}, "simplified is for pairs: give --task translation or summarization"),
+        ({"task": "lm", "pointer": True}, "pointer is for pairs: give --task translation or summarization"),
     ],
 )
 def test_bad_settings_are_named(changes, message):
