@@ -322,7 +322,7 @@ def principal_clauses() -> PairCorpus:
     """Paragraphs of People's Daily (source), and of each the clause that most of the rest is about (target): to learn copying from.
 
     Nobody wrote these targets, so a model learns no headlines from them, but where names and numbers stand and how to write them out; what
-    it takes to make a headline it learns from far fewer real ones then. The sources of `headlines` are among these, under the same split.
+    it takes to make a headline it learns from far fewer real ones then. Sources of `headlines` are among these, under the same split.
 
     References:
         Zhang et al. 2020, «PEGASUS» (arXiv:1912.08777), §3.1, which takes whole sentences out of longer texts.

@@ -12,7 +12,7 @@ import os
 
 import numpy as np
 
-from keras_lm.embeddings.vectors import WordVectors
+from keras_lm.embeddings.vectors import WordVectors, is_number
 from keras_lm.errors import UserError
 from keras_lm.files import read_text
 
@@ -58,7 +58,7 @@ def word_similarity(vectors: WordVectors, path: str | os.PathLike) -> Similarity
     cosines, ratings, left_out = [], [], 0
     for number, line in _lines(path):
         fields = line.split("\t")
-        if len(fields) < 3 or not _is_number(fields[2]):
+        if len(fields) < 3 or not is_number(fields[2]):
             if number == 1:
                 continue
             raise UserError(f"{path}, line {number}: two words and a number between tabs are due, got {line!r}")
@@ -140,11 +140,3 @@ def _answered(vectors: WordVectors, rows: np.ndarray) -> tuple[int, int]:
 def _lines(path: str | os.PathLike) -> list[tuple[int, str]]:
     lines = read_text(path).splitlines()
     return [(number, line) for number, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
-
-
-def _is_number(field: str) -> bool:
-    try:
-        float(field)
-    except ValueError:
-        return False
-    return True

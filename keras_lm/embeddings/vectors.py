@@ -161,12 +161,13 @@ def _read_first_line(path: pathlib.Path, file: BinaryIO) -> tuple[int | None, in
         return int(first[0]), int(first[1]), first
     if path.suffix == ".bin":
         raise UserError(f"{path}, line 1: the number of words and of dimensions is due")
-    if len(first) < 2 or not all(map(_is_number, first[1:])):
+    if len(first) < 2 or not all(map(is_number, first[1:])):
         raise UserError(f"{path}, line 1: neither the number of words and dimensions nor a word and its vector")
     return None, len(first) - 1, first
 
 
-def _is_number(field: bytes) -> bool:
+def is_number(field: str | bytes) -> bool:
+    """Whether a field of a file is a number."""
     try:
         float(field)
     except ValueError:
