@@ -1,9 +1,10 @@
 """Encoder-decoders: trains each recipe with several seeds, and prints what they write for held-out sources, beside a floor.
 
     python benchmarks/seq2seq.py recipes/tatoeba-{transformer,gru}.yaml --corpus tatoeba-en-zh.tsv     # BLEU and chrF
-    python benchmarks/seq2seq.py recipes/headlines-{transformer,gru}.yaml                             # ROUGE
+    python benchmarks/seq2seq.py recipes/headlines{-clauses,}.yaml                                    # ROUGE
     python benchmarks/seq2seq.py recipes/reverse-{transformer,bahdanau,luong}.yaml --lengths 24       # right to the letter, by length
 
+A recipe that starts from the `out` of another one named before it starts from that one's run of the same seed, which is not judged.
 Interrupted, it goes on where it was. Each seed is a run of its own under --out. The floor of a translation is that of the most similar
 sentence trained on; of a headline the text's first sentence, cut to a headline's mean length. Minutes are those of the training, from a
 run's first file to its last, so of a run that was interrupted too many.
@@ -21,6 +22,7 @@ from pathlib import Path
 from systems.report import write_json
 
 from keras_lm.training.run import Run, read_yaml, settings_from
+from keras_lm.training.settings import TrainingSettings
 
 SCORES = {"translation": ("bleu", "chrf"), "summarization": ("rouge1", "rouge2", "rouge_l")}
 
@@ -51,10 +53,16 @@ def main() -> None:
     recipes = {path.stem: read_yaml(path) for path in args.recipes}
     overrides = {name: value for name in ("corpus", "learning_rate", "steps") if (value := getattr(args, name)) is not None}
     overrides["sample_tokens"] = 0
-    runs = {
-        stem: [settings_from(recipe, f"{stem}.yaml", **overrides, seed=seed, out=str(args.out / f"{stem}-{seed}")) for seed in args.seeds]
-        for stem, recipe in recipes.items()
-    }
+    stem_of = {recipe["out"]: stem for stem, recipe in recipes.items() if "out" in recipe}
+    starts = {stem_of[recipe["start_from"]] for recipe in recipes.values() if recipe.get("start_from") in stem_of}
+
+    def settings_of(stem: str, seed: int) -> TrainingSettings:
+        own = {"seed": seed, "out": str(args.out / f"{stem}-{seed}")}
+        if (start := recipes[stem].get("start_from")) in stem_of:
+            own["start_from"] = str(args.out / f"{stem_of[start]}-{seed}")
+        return settings_from(recipes[stem], f"{stem}.yaml", **overrides, **own)
+
+    runs = {stem: [settings_of(stem, seed) for seed in args.seeds] for stem in recipes}
     from systems.runs import trained
 
     rows, by_length, floors = [], {}, {}
@@ -63,6 +71,8 @@ def main() -> None:
         for settings in seeds:
             print(f"\n{stem}, seed {settings.seed}", flush=True)
             finished.append(trained(settings))
+        if stem in starts:
+            continue
         rows.append(_row(stem, finished, args))
         if args.lengths:
             by_length[stem] = [right_by_length(run, args.lengths) for run in finished]

@@ -14,9 +14,11 @@ import keras
 import tensorflow as tf
 
 from keras_lm.errors import UserError
+from keras_lm.masking import masked_evaluation_batches
 from keras_lm.parallel import PairIds, pair_evaluation_batches
 from keras_lm.pipeline import Tokens, evaluation_batches
 from keras_lm.recurrent import run_model, run_stateful, zero_states
+from keras_lm.tracing import by_shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,21 @@ class Evaluation:
     unknown_tokens: int
 
 
+@dataclasses.dataclass(frozen=True)
+class MaskedEvaluation:
+    """What a masked language model makes of a text.
+
+    Attributes:
+        loss: Mean of -ln P(token | what is not hidden of its window), in nats a hidden token.
+        perplexity: exp(loss).
+        tokens: How many tokens were hidden.
+    """
+
+    loss: float
+    perplexity: float
+    tokens: int
+
+
 class Evaluator:
     """Evaluates one model again and again, compiled once.
 
@@ -63,6 +80,8 @@ class Evaluator:
     9
     """
 
+    result_type: type = Evaluation
+
     def __init__(self, model: keras.Model, *, sequence_length: int, batch_size: int, stateful: bool = False, jit_compile: bool = True):
         self.model, self.sequence_length, self.batch_size, self.stateful = model, sequence_length, batch_size, stateful
 
@@ -75,7 +94,7 @@ class Evaluator:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
             return tf.reduce_sum(losses * weights), states
 
-        self._batch_loss = batch_loss
+        self._batch_loss = by_shape(batch_loss)
 
     def __call__(
         self,
@@ -112,6 +131,9 @@ class Evaluator:
         if not self.stateful:
             total, done = combine([total, float(done)])
             done = int(done)
+        return self._result(tokens, total, done)
+
+    def _result(self, tokens: Tokens, total: float, done: int) -> Evaluation | MaskedEvaluation:
         bits = total / math.log(2)
         return Evaluation(
             loss=total / done,
@@ -152,3 +174,22 @@ class PairEvaluator(Evaluator):
     def _batches(self, tokens: Tokens) -> Iterator[tuple]:
         for inputs, (labels, weights) in pair_evaluation_batches(PairIds(tokens.ids, self.sequence_length), batch_size=self.batch_size):
             yield inputs, labels, weights
+
+
+class MaskedEvaluator(Evaluator):
+    """Evaluates a masked language model on hidden tokens, the same at every pass.
+
+    Args:
+        model: From ids to logits, of `keras_lm.models.masked_lm`.
+        sequence_length: Tokens a window.
+        batch_size: Windows a batch.
+        jit_compile: Whether XLA compiles it.
+    """
+
+    result_type = MaskedEvaluation
+
+    def _batches(self, tokens: Tokens) -> Iterator[tuple]:
+        return masked_evaluation_batches(super()._batches(tokens), self.model.output_shape[-1])
+
+    def _result(self, tokens: Tokens, total: float, done: int) -> MaskedEvaluation:
+        return MaskedEvaluation(loss=total / done, perplexity=math.exp(min(total / done, 700.0)), tokens=done)

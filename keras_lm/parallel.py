@@ -64,10 +64,7 @@ class PairIds:
 
     def width(self, numbers: np.ndarray) -> int:
         """How wide a batch of these pairs is."""
-        longest = max(int(self.source_lengths[numbers].max()), int(self.target_lengths[numbers].max()))
-        power = max(_NARROWEST, 1 << (longest - 1).bit_length())
-        halfway = power * 3 // 4
-        return min(self.longest, halfway if max(longest, _NARROWEST) <= halfway else power)
+        return batch_width(max(int(self.source_lengths[numbers].max()), int(self.target_lengths[numbers].max())), self.longest)
 
     def cut(self) -> tuple[int, int]:
         """How many sources and how many targets are longer than `longest`."""
@@ -153,7 +150,7 @@ def pair_batches(
 
     @functools.lru_cache(maxsize=2)
     def order(epoch: int) -> np.ndarray:
-        return _order(pairs, epoch_steps, batch_size, seed, epoch)
+        return batch_order(np.maximum(pairs.source_lengths, pairs.target_lengths), batch_size, seed, epoch)
 
     def batches() -> Iterator[Batch]:
         step = start_step
@@ -169,15 +166,34 @@ def pair_batches(
     return iter(tf.data.Dataset.from_generator(batches, output_signature=((ids, ids), (ids, weights))).prefetch(4))
 
 
-def _order(pairs: PairIds, steps: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-    """The pairs of each batch of an epoch, `(steps, batch_size)`; the last pairs are joined by some of the first."""
+def batch_order(lengths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The examples of each batch of an epoch, `(steps, batch_size)`, those of like lengths together; some may come twice to fill the last.
+
+    Args:
+        lengths: `(examples,)`: tokens of each.
+        batch_size: Examples a batch.
+        seed, epoch: Decide the order.
+    """
+    steps = -(-len(lengths) // batch_size)
     generator = np.random.default_rng([seed, epoch])
-    drawn = np.resize(generator.permutation(len(pairs)), steps * batch_size)
-    lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
+    drawn = np.resize(generator.permutation(len(lengths)), steps * batch_size)
     for start in range(0, len(drawn), _STRETCH * batch_size):
         stretch = drawn[start : start + _STRETCH * batch_size]
         stretch[:] = stretch[np.argsort(lengths[stretch], kind="stable")]
     return generator.permutation(drawn.reshape(steps, batch_size))
+
+
+def batch_width(longest: int, most: int) -> int:
+    """How wide a batch is whose longest text has so many tokens: a power of two or halfway to the next, `most` at most.
+
+    Example:
+
+    >>> [batch_width(longest, 100) for longest in (1, 9, 13, 70)]
+    [8, 12, 16, 96]
+    """
+    power = max(_NARROWEST, 1 << (longest - 1).bit_length())
+    halfway = power * 3 // 4
+    return min(most, halfway if max(longest, _NARROWEST) <= halfway else power)
 
 
 def pair_evaluation_batches(pairs: PairIds, *, batch_size: int) -> Iterator[Batch]:

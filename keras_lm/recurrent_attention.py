@@ -250,3 +250,24 @@ class TextEnd(keras.layers.Layer):
         length = tf.reduce_sum(tf.cast(visible, tf.int32), axis=1)
         last = tf.range(tf.shape(inputs)[1])[None] == length[:, None] - 1
         return tf.reduce_sum(tf.where(last[:, :, None], inputs, tf.zeros_like(inputs)), axis=1)
+
+
+def read_both_ways(
+    layer: type[keras.layers.RNN], units: int, x: keras.KerasTensor, visible: keras.KerasTensor, names: str
+) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """A text read by two recurrent layers, one of which begins at its end.
+
+    The second is given the text reversed, its padding still behind it: Keras' own `go_backwards` would begin with the padding.
+
+    Args:
+        layer: `keras.layers.SimpleRNN`, `LSTM` or `GRU`.
+        units: Width of each.
+        x: `(batch, time, width)`, symbolic.
+        visible: `(batch, time)` bool, symbolic: where there is text.
+        names: Of the layers, with `{}` for `forward` and `backward`.
+
+    Returns:
+        Two tensors `(batch, time, units)`: the states, and those of the second in the order in which it read.
+    """
+    forward = layer(units, return_sequences=True, name=names.format("forward"))(x)
+    return forward, layer(units, return_sequences=True, name=names.format("backward"))(ReverseText()(x, visible))

@@ -24,7 +24,7 @@ from keras_lm.dropout import HashDropout
 from keras_lm.layers import PositionEmbedding, SinusoidalPositions, TransformerBlock, normalization
 from keras_lm.models import reversible_embedding
 from keras_lm.pointer import PointerGenerator
-from keras_lm.recurrent_attention import AdditiveAttentionGRU, DotAttention, ReverseText, TextEnd
+from keras_lm.recurrent_attention import AdditiveAttentionGRU, DotAttention, ReverseText, TextEnd, read_both_ways
 
 POSITIONS = ("rotary", "learned", "sinusoidal")
 ATTENTIONS = ("bahdanau", "luong")
@@ -179,9 +179,7 @@ def rnn_seq2seq(
     vectors, visible = _encoder_inputs(embedding_dim)
     x, ends = drop(vectors), []
     for number in range(num_layers):
-        forward = keras.layers.GRU(hidden_dim, return_sequences=True, name=f"encoder_forward_{number}")(x)
-        # A GRU that is given the text reversed, its padding still behind it: Keras' own `go_backwards` would begin with the padding.
-        backward = keras.layers.GRU(hidden_dim, return_sequences=True, name=f"encoder_backward_{number}")(ReverseText()(x, visible))
+        forward, backward = read_both_ways(keras.layers.GRU, hidden_dim, x, visible, f"encoder_{{}}_{number}")
         last = keras.layers.Concatenate()([TextEnd()(forward, visible), TextEnd()(backward, visible)])
         ends.append(keras.layers.Dense(hidden_dim, activation="tanh", name=f"bridge_{number}")(last))
         x = drop(keras.layers.Concatenate()([forward, ReverseText()(backward, visible)]))

@@ -104,6 +104,63 @@ def small_pair_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture(scope="session")
+def small_label_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A GRU that has learnt whether a sentence praises, trained to its end. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs")
+    things, good, bad = (
+        ("房间", "早餐", "服务", "位置", "这本书", "电脑"),
+        ("很好", "不错", "很满意", "真棒"),
+        ("很差", "糟糕", "太吵", "失望"),
+    )
+    ends = ("。", "！", "，下次再说。", "，朋友也这么说。", "，真的。", "")
+    lines = [
+        f"{thing}{word}{end}\t{label}\n"
+        for thing in things
+        for label, words in (("good", good), ("bad", bad))
+        for word in words
+        for end in ends
+    ]
+    (folder / "texts.tsv").write_text("".join(lines), encoding="utf-8")
+    return _trained(folder, task="classification", corpus="texts.tsv", steps=60)
+
+
+@pytest.fixture(scope="session")
+def small_tag_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A GRU with a CRF that has learnt to mark the words of small sentences, trained to its end. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs")
+    parts = (
+        ("我/r", "他们/r", "老师/n"),
+        ("喜欢/v", "看/v", "不/d 看/v"),
+        ("编程/vn", "图书馆/n", "书/n", "新/a 电影/n"),
+        ("。/w", "！/w", ""),
+    )
+    lines = [" ".join(word for word in words if word) + "\n" for words in itertools.product(*parts)]
+    (folder / "marked.txt").write_text("".join(lines), encoding="utf-8")
+    return _trained(folder, task="tagging", corpus="marked.txt", steps=60)
+
+
+def _trained(folder: pathlib.Path, *, corpus: str, **changes: object) -> Run:
+    settings = TrainingSettings(
+        corpus=str(folder / corpus),
+        model="gru",
+        embedding_dim=16,
+        hidden_dim=16,
+        num_layers=1,
+        sequence_length=24,
+        batch_size=16,
+        evaluate_every=20,
+        warmup_steps=5,
+        learning_rate=0.02,
+        xla="off",
+        out=str(folder / "run"),
+        **changes,
+    )
+    run = prepare(settings)
+    loop.train(run)
+    return run
+
+
 def as_ids(rows: list[list[int]]) -> tf.RaggedTensor:
     return tf.ragged.constant(rows, dtype=tf.int32, ragged_rank=1)
 

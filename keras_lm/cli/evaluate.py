@@ -7,7 +7,7 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from keras_lm import corpora
 from keras_lm.cli import options
@@ -24,7 +24,8 @@ _EPILOG = """examples:
 
 Prints one line of JSON: loss (nats a token), perplexity, bits_per_character, bits_per_byte, and the counts behind them. Of a run of
 --task translation or summarization what it writes for the sources is judged too, by BLEU and chrF or by ROUGE, beside a floor: the
-translation of the most similar sentence trained on, or the text's own beginning."""
+translation of the most similar sentence trained on, or the text's own beginning. Of --task classification accuracy and F1, beside a bag of
+words that learnt from the same texts; of --task tagging F1 of the words found, and of words with their tags, beside jieba."""
 
 
 def parser() -> options.Parser:
@@ -43,7 +44,11 @@ def parser() -> options.Parser:
         "--errors", choices=CHOICES["errors"], default="strict", help="for --corpus: bytes that are not UTF-8 (default: strict)"
     )
     result.add_argument("--num-beams", type=int, default=4, metavar="N", help="for runs of pairs: width of the beam search (default: 4)")
-    result.add_argument("--written", metavar="FILE", help="for runs of pairs: write source, text and references, a line a source, to FILE")
+    result.add_argument(
+        "--written",
+        metavar="FILE",
+        help="write a line for each text to FILE: source, text and references of pairs; of labels text, what is right, what was said",
+    )
     result.add_argument("--data-dir", metavar="FOLDER", help="for --corpus tfds:...: folder of prepared datasets")
     return result
 
@@ -53,11 +58,11 @@ def evaluate(arguments: Sequence[str] | None) -> int:
     if given.part and given.corpus:
         raise UserError("--part is of the run's own corpus, --corpus another: give one of them")
     run = Run.open(given.run)
-    pairs = run.settings.reads_pairs
-    if pairs and given.corpus:
-        raise UserError(f"--corpus is for language models: a run of {run.settings.task} is judged on its own pairs")
-    if given.written and not pairs:
-        raise UserError("--written is for runs of translation and summarization")
+    examples = run.settings.reads_pairs or run.settings.reads_labels
+    if examples and given.corpus:
+        raise UserError(f"--corpus is for language models: a run of {run.settings.task} is judged on its own corpus")
+    if given.written and not examples:
+        raise UserError("--written is for runs of pairs and of texts with labels")
     if given.num_beams < 1:
         raise UserError(f"--num-beams must be at least 1, got {given.num_beams}")
     if given.corpus and not given.corpus.startswith("tfds:"):
@@ -78,10 +83,12 @@ def evaluate(arguments: Sequence[str] | None) -> int:
             parts = run.load_tokens()
             part = given.part or ("test" if len(parts["test"].ids) > 1 else "validation")
             tokens = parts[part]
-        result = evaluator(tokens, progress=None if pairs else options.progress_bar(len(tokens.ids) - 1, "token"))
+        result = evaluator(tokens, progress=None if examples else options.progress_bar(len(tokens.ids) - 1, "token"))
     values = {"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}
-    if pairs:
+    if run.settings.reads_pairs:
         values |= _judge(run, part, given.num_beams, given.written)
+    elif examples:
+        values |= _judge_labels(run, part, given.written)
     print(json.dumps(values, ensure_ascii=False))
     return 0
 
@@ -96,12 +103,37 @@ def _judge(run: Run, part: str, num_beams: int, written: str | None) -> dict[str
     right = references(run, part)
     scores, texts = task.evaluate(run, part, num_beams=num_beams, progress=options.progress_bar(len(right), "text"))
     if written:
-        line = lambda *cells: "\t".join(" ".join(cell.split()) for cell in cells) + "\n"
-        with replacing(pathlib.Path(written)) as temporary:
-            lines = (line(source, text, *right[source]) for source, text in zip(right, texts, strict=True))
-            temporary.write_text("".join(lines), encoding="utf-8")
+        _write(written, ((source, text, *right[source]) for source, text in zip(right, texts, strict=True)))
     exact = exact_match(texts, list(right.values()))
     return {"num_beams": num_beams, **dataclasses.asdict(scores), "exact": exact, "floor": dataclasses.asdict(task.floor(run, part))}
+
+
+def _judge_labels(run: Run, part: str, written: str | None) -> dict[str, object]:
+    """What a run says of the texts of a split, in figures; and into a file, if it is to be read."""
+    from keras_lm.tasks import classification, tagging
+
+    if run.settings.task == "classification":
+        right = classification.held_out_examples(run, part)
+        scores, said = classification.evaluate(run, part, progress=options.progress_bar(len(right), "text"))
+        rows = [
+            (one.text, run.load_labels()[one.labels[0]], two.label, f"{two.probability:.4f}") for one, two in zip(right, said, strict=True)
+        ]
+        floor = classification.floor(run, part)
+    else:
+        words = tagging.marked_words(run, part)
+        scores, found = tagging.evaluate(run, part, progress=options.progress_bar(len(words), "text"))
+        spelled = lambda pairs: " ".join(f"{word}/{tag}" for word, tag in pairs)
+        rows = [("".join(word for word, _ in one), spelled(one), spelled(two)) for one, two in zip(words, found, strict=True)]
+        floor = tagging.floor(run, part)
+    if written:
+        _write(written, rows)
+    return {**dataclasses.asdict(scores), "floor": dataclasses.asdict(floor)}
+
+
+def _write(path: str, rows: Iterable[Sequence[str]]) -> None:
+    """Rows as lines of cells between tabs."""
+    with replacing(pathlib.Path(path)) as temporary:
+        temporary.write_text("".join("\t".join(" ".join(cell.split()) for cell in row) + "\n" for row in rows), encoding="utf-8")
 
 
 def main() -> None:

@@ -59,6 +59,13 @@ def export(arguments: Sequence[str] | None) -> int:
     run = Run.open(given.run)
     layout.check_run(run)
     out = given.out or f"saved_models/{pathlib.Path(given.run).resolve().name}"
+    if run.settings.task == "masked":
+        raise UserError(
+            f"{run.folder} is a run of masked, which says nothing by itself: start a run of another task from it (--start-from)"
+        )
+    if run.settings.reads_labels and (given.xla or given.format != "savedmodel"):
+        what = "--xla" if given.xla else f"--format {given.format}"
+        raise UserError(f"{what} is for models that write text: a run of {run.settings.task} becomes a SavedModel without it")
     if given.format == "transformers":
         return _transformers(run, given.out or f"{out}-transformers")
     layout.check_target(out)
@@ -67,7 +74,8 @@ def export(arguments: Sequence[str] | None) -> int:
     with options.Spinner("exporting"):
         written = _lite(run, out, given.quantize) if lite else _saved_model(run, out, given.xla)
     print(f"export: {written}")
-    next_steps = [options.command("keras_lm-generate", str(written) if lite else out, "--prompt", "...")]
+    words = ("keras_lm-predict", "--text") if run.settings.reads_labels else ("keras_lm-generate", "--prompt")
+    next_steps = [options.command(words[0], str(written) if lite else out, words[1], "...")]
     if not lite:
         next_steps.append(options.command("saved_model_cli", "show", "--dir", str(written), "--all"))
     if given.xla:

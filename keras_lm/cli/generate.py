@@ -14,6 +14,7 @@ from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.generation.settings import WHEN_FULL, BeamSettings, ContrastiveSettings, SamplingSettings
 from keras_lm.training.run import Run
+from keras_lm.training.settings import LABELLED
 
 if TYPE_CHECKING:
     from keras_lm.generation.text import Generated
@@ -84,10 +85,12 @@ def generate(arguments: Sequence[str] | None) -> int:
         return 0
     exported = layout.is_export(folder)
     run = None if exported else _open_run(folder)
-    if exported:
-        layout.find(folder)
-        if stream or search or draft:
-            raise UserError("an export samples, and gives its text at once: --stream, --num-beams, --alpha and --draft need a run folder")
+    task = layout.find(folder)[1].get("task", "lm") if exported else run.settings.task
+    if task in LABELLED or task == "masked":
+        hint = ": keras_lm-predict says what it finds" if task in LABELLED else ""
+        raise UserError(f"{folder} is of {task}, which writes no text{hint}")
+    if exported and (stream or search or draft):
+        raise UserError("an export samples, and gives its text at once: --stream, --num-beams, --alpha and --draft need a run folder")
     guesser = _open_run(draft) if draft not in (None, "lookup") else draft
 
     pairs = run.settings.reads_pairs if run else layout.find(folder)[1].get("reads_sources", False)

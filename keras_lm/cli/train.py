@@ -7,6 +7,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import Any
 
 from keras_lm import corpora, pairs
 from keras_lm.cli import options
@@ -14,7 +15,7 @@ from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.training.cluster import Cluster
 from keras_lm.training.run import Run, check_free, check_tensorboard, read_yaml, settings_from
-from keras_lm.training.settings import CHOICES, GROUPS, TrainingSettings
+from keras_lm.training.settings import CHOICES, GROUPS, LABELLED, TrainingSettings
 
 _MAY_CHANGE = (
     *("steps", "patience", "checkpoint_every", "keep_checkpoints", "sample_prompt", "sample_tokens", "tensorboard", "export", "out"),
@@ -26,6 +27,7 @@ _EPILOG = """examples:
   keras_lm-train --config recipes/quickstart.yaml
   keras_lm-train --tokens data/wiki --steps 100000 --out runs/wiki
   keras_lm-train --task translation --corpus pairs.tsv --tokenizer sentencepiece --out runs/translator
+  keras_lm-train --task classification --corpus texts.tsv --model lstm --out runs/classifier
   keras_lm-train --out runs/book --resume
   keras_lm-train --corpus book.txt --model lstm --dry-run
   keras_lm-train --corpus book.txt --model lstm --find-learning-rate rates.png
@@ -70,8 +72,8 @@ def train(arguments: Sequence[str] | None) -> int:
         if settings.tokens:
             _check_tokens(settings.tokens, asked)
         elif not settings.corpus.startswith("tfds:"):  # a wrong name should not cost five seconds
-            (pairs.open_pairs if settings.reads_pairs else corpora.open_corpus)(settings.corpus)
-        if dry_run and settings.reads_pairs:
+            _check_corpus(settings)
+        if dry_run and (settings.reads_pairs or settings.reads_labels):
             raise UserError(f"--dry-run is for --task lm, not for {settings.task}")
         if settings.pretrained:
             from keras_lm.pretrained.checkpoint import Checkpoint
@@ -113,19 +115,48 @@ def _train(settings: TrainingSettings, run: Run | None) -> int:
         return 130
     if not devices.is_chief:
         return 0
-    print(f"best validation loss: {result.loss:.4f} nats a token (perplexity {result.perplexity:.2f}, ", end="")
-    print(f"{result.bits_per_character:.3f} bits a character)")
-    print(f"run: {run.folder}  (samples.txt, curves.png, metrics.jsonl, model.keras)")
+    print(_best(result))
+    print(f"run: {run.folder}  ({'samples.txt, ' if run.settings.writes else ''}curves.png, metrics.jsonl, model.keras)")
     folder, export, prompt = str(run.folder), run.settings.export, run.settings.sample_prompt or "..."
-    next_steps = [options.command("keras_lm-generate", folder, "--prompt", prompt), options.command("keras_lm-evaluate", folder)]
-    if export:
+    words = ("keras_lm-generate", "--prompt", prompt) if run.settings.writes else ("keras_lm-predict", "--text", "...")
+    next_steps = [options.command(words[0], folder, *words[1:]), options.command("keras_lm-evaluate", folder)]
+    if run.settings.task == "masked":
+        next_steps[0] = options.command("keras_lm-train", "--task", "classification", "--start-from", folder)
+    elif export:
         if not (finished and layout.is_export(export)):
             print(f"export: {saved_model.export_run(run)}")
-        next_steps.append(options.command("keras_lm-generate", export, "--prompt", prompt) + "   # from the SavedModel")
+        next_steps.append(options.command(words[0], export, *words[1:]) + "   # from the SavedModel")
     else:
         next_steps.append(options.command("keras_lm-export", folder, "--out", f"saved_models/{run.folder.name}"))
     print("next:", *next_steps, sep="\n  ")
     return 0
+
+
+def _best(result: Any) -> str:
+    """The result of the best model in words."""
+    if hasattr(result, "accuracy"):
+        return f"best validation loss: {result.loss:.4f} nats a label (accuracy there {result.accuracy:.4f})"
+    if not hasattr(result, "bits_per_character"):
+        return f"best validation loss: {result.loss:.4f} nats a hidden token (perplexity {result.perplexity:.2f})"
+    perplexity = f"perplexity {result.perplexity:.2f}, {result.bits_per_character:.3f} bits a character"
+    return f"best validation loss: {result.loss:.4f} nats a token ({perplexity})"
+
+
+def _check_corpus(settings: TrainingSettings) -> None:
+    """Refuses a corpus that is not there, before TensorFlow is started.
+
+    Raises:
+        UserError: no such name, package or file.
+    """
+    if not settings.reads_labels:
+        (pairs.open_pairs if settings.reads_pairs else corpora.open_corpus)(settings.corpus)
+        return
+    packaged = LABELLED[settings.task]
+    if settings.corpus == packaged:
+        corpora.open_corpus("peoples-daily")  # which lies in the package that both come from
+    for path in (settings.corpus if settings.corpus != packaged else None, settings.test_corpus, settings.class_names):
+        if path is not None and not pathlib.Path(path).is_file():
+            raise UserError(f"no such file: {path!r}" + (f" (known: {packaged})" if path == settings.corpus else ""))
 
 
 def _try_out(settings: TrainingSettings, rates: str | None) -> int:

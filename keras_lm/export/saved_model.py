@@ -16,6 +16,9 @@ version for servers that have it on (`keras_lm.export.compiled`).
 
 A prompt that is too long loses its beginning; the number of new tokens is bounded by the model's context. Bytes that are not UTF-8 become
 U+FFFD, on the way in and out. A knob out of range is clamped, and one that is no number becomes its default (`keras_lm.export.served`).
+A classifier or tagger has `serving_default` alone: `texts` → `label`, `probability`, `probabilities`, `classes`, or `characters`,
+`labels`, `marked`.
+
 Names, shapes, defaults and ranges stand in `assets.extra/keras_lm.json`, which can be read without loading anything.
 """
 
@@ -35,6 +38,7 @@ import tensorflow as tf
 from keras_lm import cleaning
 from keras_lm.errors import UserError
 from keras_lm.export import layout
+from keras_lm.export.labelled import ServedLabeller
 from keras_lm.export.served import Served
 from keras_lm.export.warmup import write_requests
 from keras_lm.files import replacing_folder
@@ -52,6 +56,11 @@ _NOTES = (
     "A prompt longer than the context leaves for the new tokens loses its beginning; bytes that are not UTF-8 become U+FFFD.",
     "finish_reason: length, end (the model ended the text), context (the context is full) or blocked (nothing may follow).",
     "step: what comes out beside logits goes in again with the next ids; without it a text begins. Rows are padded on the left.",
+)
+
+_LABEL_NOTES = (
+    "A text longer than `longest` tokens, start and end counted, loses its end; bytes that are not UTF-8 become U+FFFD.",
+    "Of a tagger `labels` has for each character B, M, E or S (begin, middle, end of a word, or one by itself), a hyphen and the tag.",
 )
 
 _XLA_README = """# This version compiles with XLA while it serves
@@ -128,25 +137,77 @@ def export_model(
         raise UserError("an encoder-decoder is exported without XLA: leave --xla out")
     defaults = default_settings(decoder)
     module = Served(model, tokenizer, clean=clean, documents=documents, defaults=defaults, xla=xla, longest_source=longest_source)
+    described = {
+        "model": model.name,
+        "parameters": model.count_params(),
+        "context_length": decoder.context_length,
+        "reads_sources": decoder.encoder is not None,
+        "documents": documents,
+        "xla": xla,
+        "defaults": {name: getattr(defaults, name) for name in Knobs.names()},
+        "notes": list(_NOTES),
+        "settings": settings or {},
+        "metrics": metrics or {},
+    }
+    return _write(folder, module, tokenizer, clean, described)
+
+
+def export_labeller(
+    model: keras.Model,
+    tokenizer: Tokenizer,
+    classes: Sequence[str],
+    folder: str | os.PathLike,
+    *,
+    longest: int,
+    clean: Sequence[str] = (),
+    settings: dict[str, Any] | None = None,
+    metrics: dict[str, Any] | None = None,
+) -> pathlib.Path:
+    """Writes the next version of an export of a classifier or tagger.
+
+    Args:
+        model: Of `keras_lm.heads`.
+        tokenizer: The one it was trained with.
+        classes: The names of the labels, in the order of their numbers.
+        folder, clean, settings, metrics: As in `export_model`.
+        longest: Tokens to which a text is cut.
+
+    Returns:
+        The version's folder.
+
+    Raises:
+        UserError: a folder that holds something else, another number of names than the model knows.
+    """
+    folder = layout.check_target(folder)
+    if model.output_shape[-1] != len(classes):
+        raise UserError(f"the model knows {model.output_shape[-1]} labels, but there are {len(classes)} names: give those of its run")
+    module = ServedLabeller(model, tokenizer, classes, longest=longest, clean=clean)
+    described = {
+        "model": model.name,
+        "task": "tagging" if model.name == "tagger" else "classification",
+        "parameters": model.count_params(),
+        "longest": longest,
+        "classes": list(classes),
+        "xla": False,
+        "notes": list(_LABEL_NOTES),
+        "settings": settings or {},
+        "metrics": metrics or {},
+    }
+    return _write(folder, module, tokenizer, clean, described)
+
+
+def _write(folder: pathlib.Path, module: tf.Module, tokenizer: Tokenizer, clean: Sequence[str], described: dict[str, Any]) -> pathlib.Path:
+    """Writes the module as the next version, with its metadata and warm-up requests; it appears whole."""
     version = folder / str(max(layout.versions(folder), default=0) + 1)
     needs_text = tokenizer.needs_tensorflow_text or bool(cleaning.NEEDS_TENSORFLOW_TEXT & set(clean))
     libraries = ("keras_lm", "tensorflow", "keras", *(["tensorflow-text"] if needs_text else []))
     metadata = {
-        "model": model.name,
-        "parameters": model.count_params(),
+        **described,
         "tokenizer": tokenizer.kind,
         "vocabulary_size": tokenizer.vocabulary_size,
-        "context_length": decoder.context_length,
-        "reads_sources": decoder.encoder is not None,
         "clean": list(clean),
-        "documents": documents,
         "needs_tensorflow_text": needs_text,
-        "xla": xla,
-        "defaults": {name: getattr(defaults, name) for name in Knobs.names()},
-        "notes": list(_NOTES),
         "signatures": {name: signature.describe() for name, signature in module.entries.items()},
-        "settings": settings or {},
-        "metrics": metrics or {},
         "versions": {name: importlib.metadata.version(name) for name in libraries},
     }
     with replacing_folder(version) as temporary:
@@ -154,10 +215,10 @@ def export_model(
         tf.saved_model.save(module, str(temporary), signatures=functions)
         tokenizer.save(temporary / layout.TOKENIZER)
         (temporary / layout.METADATA).write_text(json.dumps(metadata, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-        if xla:
+        if described["xla"]:
             (temporary / layout.README).write_text(_XLA_README, encoding="utf-8")
-        name, context = folder.resolve().name, decoder.context_length
-        write_requests(temporary / layout.WARMUP, module.entries, tokenizer, name=name, context_length=context, xla=xla)
+        name, context = folder.resolve().name, described.get("context_length", described.get("longest"))
+        write_requests(temporary / layout.WARMUP, module.entries, tokenizer, name=name, context_length=context, xla=described["xla"])
         layout.flush(temporary)
     return version
 
@@ -239,14 +300,16 @@ def export_run(run: Run, folder: str | os.PathLike | None = None, *, xla: bool =
     """
     layout.check_run(run)
     best = min(run.read_metrics(), key=lambda line: line["val_loss"], default={})
-    return export_model(
-        run.load_model(),
-        run.load_tokenizer(),
-        folder or run.settings.export,
-        clean=run.settings.clean,
-        documents=run.settings.documents,
-        longest_source=run.settings.sequence_length if run.settings.reads_pairs else None,
-        settings=dataclasses.asdict(run.settings),
-        metrics=best,
-        xla=xla,
-    )
+    settings = run.settings
+    of_run = {"clean": settings.clean, "settings": dataclasses.asdict(settings), "metrics": best}
+    folder = folder or settings.export
+    if settings.reads_labels:
+        if xla:
+            raise UserError(f"a run of {settings.task} is exported without XLA: leave --xla out")
+        model, tokenizer, classes = run.load_model(), run.load_tokenizer(), run.load_labels()
+        return export_labeller(model, tokenizer, classes, folder, longest=settings.sequence_length, **of_run)
+    if not settings.writes:
+        raise UserError(f"a run of {settings.task} says nothing by itself: start a run of another task from it (--start-from)")
+    source = settings.sequence_length if settings.reads_pairs else None
+    model, tokenizer = run.load_model(), run.load_tokenizer()
+    return export_model(model, tokenizer, folder, documents=settings.documents, longest_source=source, xla=xla, **of_run)

@@ -166,7 +166,7 @@ class _Graphs:
         new, lengths, reasons = self._decode(prompt, padding, knobs, rules, **sizes)
         written = tf.sequence_mask(lengths, tf.shape(new)[1])  # behind a text's end stand ids that are not of it
         text = tf.strings.reduce_join(tf.where(written, tf.gather(tf.constant(self._pieces), new), ""), axis=1)
-        return _valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
+        return valid_utf8(text), lengths, tf.gather(tf.constant(FINISH_REASONS), reasons)
 
     def next_token(self, prompts: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.shape(prompts)[0]
@@ -195,7 +195,7 @@ class _Graphs:
         return tf.nn.softmax(logits)
 
     def score(self, texts: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = self._tokenizer.tokenize(self._cleaner(_valid_utf8(texts)))
+        ids = self._tokenizer.tokenize(self._cleaner(valid_utf8(texts)))
         rows = tf.shape(texts)[0]
         if self._documents:
             ids = tf.concat([tf.fill([rows, 1], self._tokenizer.start_id), ids], axis=1)
@@ -236,7 +236,7 @@ class _Graphs:
 
     def _padded(self, prompts: tf.Tensor, most: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The last `most` ids of each prompt, padded on the left, and the padding of each row: `(batch, n)` and `(batch,)`, n over 1."""
-        ids = prompt_ids(self._tokenizer, self._cleaner(_valid_utf8(prompts)), self._documents)
+        ids = prompt_ids(self._tokenizer, self._cleaner(valid_utf8(prompts)), self._documents)
         longest = tf.maximum(tf.minimum(tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32), most), 1)
         return left_padded(ids[:, -most:], 1 + (bucket(longest, min(NARROWEST, most)) if self._xla else longest))
 
@@ -261,7 +261,7 @@ class _PairGraphs(_Graphs):
 
     def _scored(self, sources: tf.Tensor, targets: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         tokenizer, most = self._tokenizer, self._decoder.context_length or MOST_TOKENS
-        ids = tokenizer.tokenize(self._cleaner(_valid_utf8(targets)))[:, :most]
+        ids = tokenizer.tokenize(self._cleaner(valid_utf8(targets)))[:, :most]
         start, end = (tf.fill([tf.shape(sources)[0], 1], edge) for edge in (tokenizer.start_id, tokenizer.end_id))
         labels = tf.concat([ids, end], axis=1)[:, :most]
         count = tf.cast(labels.row_lengths(), tf.int32)
@@ -271,7 +271,7 @@ class _PairGraphs(_Graphs):
         return -tf.reduce_sum(losses * tf.sequence_mask(count, tf.shape(losses)[1], tf.float32), axis=1), count
 
     def _sources(self, sources: tf.Tensor) -> tf.Tensor:
-        return source_ids(self._tokenizer, self._cleaner(_valid_utf8(sources)))[:, : self.longest_source].to_tensor(shape=[None, None])
+        return source_ids(self._tokenizer, self._cleaner(valid_utf8(sources)))[:, : self.longest_source].to_tensor(shape=[None, None])
 
 
 def _pair_entries(graphs: _PairGraphs, text: Input) -> dict[str, Signature]:
@@ -299,5 +299,5 @@ def _bounded(name: str, value: tf.Tensor, default: np.ndarray) -> tf.Tensor:
     return tf.where(value < _LEAST_TEMPERATURE, 0.0, value) if name == "temperature" else value
 
 
-def _valid_utf8(text: tf.Tensor) -> tf.Tensor:
+def valid_utf8(text: tf.Tensor) -> tf.Tensor:
     return tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace", replace_control_characters=False)

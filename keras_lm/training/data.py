@@ -1,4 +1,4 @@
-"""What a run's model reads, by its task: windows of text, or pairs of texts. The loop asks here, and knows nothing of either."""
+"""What a run's model reads, by its task: windows of text, pairs of texts, texts with labels. The loop asks here, and knows of none."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ import keras
 import tensorflow as tf
 
 from keras_lm import pipeline
-from keras_lm.evaluation import Evaluator, PairEvaluator
+from keras_lm.evaluation import Evaluator, MaskedEvaluator, PairEvaluator
+from keras_lm.examples import Examples, classification_examples, tagging_examples
 from keras_lm.input_service import served_batches
+from keras_lm.label_batches import LabelledIds, label_batches
+from keras_lm.label_evaluation import LabelEvaluator
+from keras_lm.masking import masked_batches
 from keras_lm.pairs import open_pairs, split_pairs
 from keras_lm.parallel import PairIds, pair_batches
 from keras_lm.training.settings import TrainingSettings
@@ -26,18 +30,38 @@ def pairs_of(settings: TrainingSettings) -> Iterator[tuple[str, str, str]]:
     return split_pairs(open_pairs(settings.corpus, task=settings.task, **options), settings.split)
 
 
+def examples_of(settings: TrainingSettings) -> Examples:
+    """The texts with labels of a run, by split.
+
+    Raises:
+        UserError: as the functions of `keras_lm.examples`.
+    """
+    if settings.task == "classification":
+        found = classification_examples(settings.corpus, settings.test_corpus, settings.class_names)
+    else:
+        found = tagging_examples(settings.corpus, settings.test_corpus, longest=settings.sequence_length - 2)  # beside start and end
+    return found.only(settings.examples, settings.seed)
+
+
 def batches_of(
-    settings: TrainingSettings, tokens: pipeline.Tokens, *, start_step: int = 0, rows: tuple[int, int] | None = None
+    settings: TrainingSettings, tokens: pipeline.Tokens, vocabulary_size: int, *, start_step: int = 0, rows: tuple[int, int] | None = None
 ) -> Iterator[tuple]:
     """The training batches of a run, `(inputs, targets)`, without end.
 
     Args:
         settings: Of the run.
         tokens: Its training split.
+        vocabulary_size: Of its tokenizer.
         start_step: Number of the first batch.
         rows: First and end of the rows of each batch that this process reads; default all.
     """
-    order = {"batch_size": settings.batch_size, "seed": settings.seed, "start_step": start_step, "rows": rows}
+    order = {"batch_size": settings.batch_size, "seed": settings.seed, "start_step": start_step}
+    if settings.reads_labels:
+        return label_batches(LabelledIds(tokens, settings.sequence_length), **order)
+    if settings.task == "masked":
+        windows = pipeline.training_batches(tokens.ids, sequence_length=settings.sequence_length, **order).as_numpy_iterator()
+        return masked_batches(windows, vocabulary_size, seed=settings.seed, start_step=start_step, rows=rows)
+    order |= {"rows": rows}
     if settings.reads_pairs:
         return pair_batches(PairIds(tokens.ids, settings.sequence_length), **order)
     order |= {"sequence_length": settings.sequence_length, "stateful": settings.stateful}
@@ -47,16 +71,21 @@ def batches_of(
     return iter(pipeline.training_batches(tokens.ids, **order))
 
 
-def make_evaluator(settings: TrainingSettings, model: keras.Model) -> Evaluator:
-    """An `Evaluator` of `model` with the windows, or the pairs, that the run evaluates with."""
+def make_evaluator(settings: TrainingSettings, model: keras.Model) -> Evaluator | LabelEvaluator:
+    """An evaluator of `model` with the windows, the pairs or the texts that the run evaluates with."""
     sizes = {"sequence_length": settings.sequence_length, "batch_size": settings.batch_size, "jit_compile": use_xla(settings)}
+    if settings.reads_labels:
+        return LabelEvaluator(model, **sizes)
+    if settings.task == "masked":
+        return MaskedEvaluator(model, **sizes)
     if settings.reads_pairs:
         return PairEvaluator(model, **sizes)
     return Evaluator(model, stateful=settings.stateful, **sizes)
 
 
-def tokens_in(targets: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> int:
-    """How many tokens a batch asks for: those of its targets that are no padding."""
-    if isinstance(targets, tuple):
-        return int(tf.math.count_nonzero(targets[0]))
-    return int(tf.size(targets))
+def tokens_in(inputs: tf.Tensor | tuple[tf.Tensor, tf.Tensor], targets: tf.Tensor | tuple[tf.Tensor, tf.Tensor]) -> int:
+    """How many tokens a batch has for the speed: those of its targets that are no padding; of texts with labels those that are read."""
+    if not isinstance(targets, tuple):
+        return int(tf.size(targets))
+    read = targets[0] if isinstance(inputs, tuple) else inputs
+    return int(tf.math.count_nonzero(read))

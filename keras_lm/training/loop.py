@@ -23,7 +23,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lm import models, pipeline, plots, seq2seq, shards
+from keras_lm import heads, models, pipeline, plots, seq2seq, shards, tagged
 from keras_lm.embeddings.vectors import WordVectors, start_embedding
 from keras_lm.errors import UserError
 from keras_lm.evaluation import Evaluation
@@ -58,7 +58,8 @@ def train(
         run: From `prepare`, or `Run.open` with `resume`.
         resume: Whether to go on from the last checkpoint; without one the run begins at step 0.
         callbacks: Keras callbacks; an «epoch» is the stretch between two evaluations, and its logs hold `loss`, `perplexity`,
-            `gradient_norm`, `tokens_per_second`, `val_loss` and `val_perplexity`. `callback.model` is the model.
+            `gradient_norm`, `tokens_per_second`, `val_loss` and `val_perplexity`, of texts with labels `val_accuracy` and no perplexity.
+            `callback.model` is the model.
         distribution: The devices; default what the settings name. Several workers have to be joined before TensorFlow is used at all:
             then make it first, and hand it to `prepare` as well.
 
@@ -76,16 +77,33 @@ def train(
     return guarded(lambda: training.run_to_end(resume), lambda: f"at step {training.step}")
 
 
-def build_model(settings: TrainingSettings, vocabulary_size: int) -> keras.Model:
-    """The model of `settings`, its weights drawn from their seed."""
+def build_model(settings: TrainingSettings, vocabulary_size: int, classes: Sequence[str] = ()) -> keras.Model:
+    """The model of `settings`, its weights drawn from their seed; `classes` are the names of the labels, where the task has them."""
     keras.utils.set_random_seed(settings.seed)
     default = keras.config.dtype_policy()
     keras.config.set_dtype_policy(settings.precision)
     try:
+        arguments = settings.model_arguments()
+        if settings.reads_labels:
+            return _labelling_model(settings, vocabulary_size, classes)
+        if settings.task == "masked":
+            return models.masked_lm(models.transformer_encoder(vocabulary_size, **arguments))
         build = seq2seq.SEQ2SEQ[settings.model] if settings.reads_pairs else models.get(settings.model)
-        return build(vocabulary_size, **settings.model_arguments())
+        return build(vocabulary_size, **arguments)
     finally:
         keras.config.set_dtype_policy(default)
+
+
+def _labelling_model(settings: TrainingSettings, vocabulary_size: int, classes: Sequence[str]) -> keras.Model:
+    body = heads.text_body(settings.model, vocabulary_size, **settings.model_arguments())
+    if settings.task == "classification":
+        return heads.classifier(body, len(classes), pooling=settings.pooling, dropout=settings.dropout)
+    never = {
+        "forbidden": tagged.forbidden_transitions(classes),
+        "forbidden_start": tagged.forbidden_starts(classes),
+        "forbidden_end": tagged.forbidden_ends(classes),
+    }
+    return heads.tagger(body, len(classes), crf=settings.crf, **never)
 
 
 def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Model:
@@ -97,8 +115,10 @@ def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Mod
     """
     settings = settings or run.settings
     if settings.pretrained is None:
-        model = build_model(settings, run.load_tokenizer().vocabulary_size)
-        if settings.start_from:
+        model = build_model(settings, run.load_tokenizer().vocabulary_size, run.load_labels() if settings.reads_labels else ())
+        if settings.start_from and settings.reads_labels:
+            heads.take_body(model, run.load_pretrained())
+        elif settings.start_from:
             model.set_weights(run.load_pretrained().get_weights())
         return model
     keras.utils.set_random_seed(settings.seed)
@@ -148,7 +168,7 @@ class _Training:
             keep=settings.keep_checkpoints,
         )
         self.evaluator = make_evaluator(settings, self.result_model)
-        self.generator = run.make_generator(self.result_model)
+        self.generator = run.make_generator(self.result_model) if settings.writes else None
         self.train_step = make_train_step(self.model, self.optimizer, settings, jit_compile=jit_compile, distribution=distribution)
         own = [ProgressBar(settings.steps)] if distribution.is_chief else []
         if settings.tensorboard and distribution.is_chief:
@@ -173,7 +193,7 @@ class _Training:
         with _signals() as stop_requested:
             if not resume:
                 self._save(Interval())
-            batches = batches_of(settings, self.tokens["train"], start_step=self.step, rows=self.rows)
+            batches = batches_of(settings, self.tokens["train"], self.tokenizer.vocabulary_size, start_step=self.step, rows=self.rows)
             while self.step < settings.steps and not self._out_of_patience():
                 self._interval(batches, stop_requested)
             if stop_requested():
@@ -181,7 +201,8 @@ class _Training:
         self.callbacks.on_train_end()
         if self.best is None:  # of before this process
             (line,) = [line for line in self.run.read_metrics() if line["step"] == int(self.counters["best_step"].numpy())]
-            self.best = Evaluation(**{name: line[f"val_{name}"] for name in Evaluation.__dataclass_fields__})
+            result = self.evaluator.result_type
+            self.best = result(**{name: line[f"val_{name}"] for name in result.__dataclass_fields__})
         return self.best
 
     def _agree_on_step(self) -> None:
@@ -200,7 +221,8 @@ class _Training:
         begin, end = epoch * settings.evaluate_every, min((epoch + 1) * settings.evaluate_every, settings.steps)
         self.callbacks.params["steps"] = end - begin
         self.callbacks.on_epoch_begin(epoch, {"step": self.step})
-        interval = Interval(*(self.counters[name].numpy().item() for name in ("interval_steps", "interval_loss", "interval_norm")))
+        sums = (self.counters[name].numpy().item() for name in ("interval_steps", "interval_loss", "interval_norm"))
+        interval = Interval(*sums, of_tokens=not settings.reads_labels)
         pending: StepResult | None = None  # what the last step gave is looked at while the next one runs
 
         def settle() -> bool:
@@ -223,7 +245,7 @@ class _Training:
             stop = settle()
             self.step += 1
             pending = result
-            interval.tick(tokens_in(targets))
+            interval.tick(tokens_in(inputs, targets))
             if stop or (self.step % settings.checkpoint_every == 0 and self.step < end):
                 stop = settle() or stop
                 if self.step < end:
@@ -233,7 +255,8 @@ class _Training:
         settle()
         logs = {**interval.logs(), "learning_rate": float(keras.ops.convert_to_numpy(self.optimizer.learning_rate))}
         evaluation = self._evaluate(logs)
-        self.callbacks.on_epoch_end(epoch, {**logs, "val_loss": evaluation.loss, "val_perplexity": evaluation.perplexity})
+        judged = {f"val_{name}": getattr(evaluation, name) for name in ("loss", "perplexity", "accuracy") if hasattr(evaluation, name)}
+        self.callbacks.on_epoch_end(epoch, {**logs, **judged})
         self._sample()
         self._save(Interval())
 
@@ -265,7 +288,7 @@ class _Training:
         return evaluation
 
     def _sample(self) -> None:
-        if not self.settings.sample_tokens or not self.devices.is_chief:
+        if self.generator is None or not self.settings.sample_tokens or not self.devices.is_chief:
             return
         if self.settings.reads_pairs:
             prompt = self.settings.sample_prompt or self._first_source()
@@ -300,10 +323,10 @@ class _Training:
 
 
 class Interval:
-    """What is summed up between two evaluations."""
+    """What is summed up between two evaluations; the loss is `of_tokens`, and has a perplexity, or of labels."""
 
-    def __init__(self, steps: int = 0, loss: float = 0.0, norm: float = 0.0):
-        self.steps, self.loss, self.norm = steps, loss, norm
+    def __init__(self, steps: int = 0, loss: float = 0.0, norm: float = 0.0, *, of_tokens: bool = True):
+        self.steps, self.loss, self.norm, self.of_tokens = steps, loss, norm, of_tokens
         self._clock: float | None = None  # starts after the first step of this process, which compiles
         self._timed = 0
 
@@ -329,7 +352,8 @@ class Interval:
     def logs(self) -> dict[str, float]:
         """The means so far."""
         mean = self.loss / self.steps
-        logs = {"loss": mean, "perplexity": float(np.exp(min(mean, 700.0))), "gradient_norm": self.norm / self.steps}
+        perplexity = {"perplexity": float(np.exp(min(mean, 700.0)))} if self.of_tokens else {}
+        logs = {"loss": mean, **perplexity, "gradient_norm": self.norm / self.steps}
         if self._timed:
             logs["tokens_per_second"] = self._timed / (time.perf_counter() - self._clock)
         return logs

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import pathlib
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 
-from keras_lm import corpora, parallel, pipeline, shards, tokenizers
+from keras_lm import corpora, label_batches, parallel, pipeline, shards, tokenizers
 from keras_lm.embeddings.vectors import WordVectors, check_width
 from keras_lm.errors import UserError
 from keras_lm.files import replacing
 from keras_lm.generation.state import Decoder
 from keras_lm.pretrained.loading import Pretrained, load
 from keras_lm.token_names import word_names
-from keras_lm.training.data import pairs_of
+from keras_lm.training.data import examples_of, pairs_of
 from keras_lm.training.distribution import Distribution, guarded
-from keras_lm.training.run import PRETRAINED, Run
+from keras_lm.training.run import LABELS, PRETRAINED, Run
 from keras_lm.training.settings import TrainingSettings
 
 
@@ -61,6 +62,8 @@ def _prepare(settings: TrainingSettings) -> Run:
         settings.check_same_model(start.settings)
     if settings.reads_pairs:
         return Run.create(settings, _pairs_filler(settings, start, say))
+    if settings.reads_labels:
+        return Run.create(settings, _labels_filler(settings, start, say))
     pretrained = _load_pretrained(settings) if settings.pretrained else None
     corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
 
@@ -148,6 +151,39 @@ def _pairs_filler(settings: TrainingSettings, start: Run | None, say: Callable[[
         sources, targets = parallel.PairIds(tokens["train"].ids, settings.sequence_length).cut()
         if sources or targets:
             say(f"{sources:,} sources and {targets:,} targets are longer than {settings.sequence_length} tokens and are cut")
+
+    return fill
+
+
+def _labels_filler(settings: TrainingSettings, start: Run | None, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
+    """What reads texts with labels into the folder of a run, and the names of the labels into its `labels.json`."""
+    examples = examples_of(settings)
+
+    def fill(folder: pathlib.Path) -> None:
+        train = examples.splits["train"]
+        if start:
+            say(f"reading {examples.name}, with the tokenizer of {start.folder} ...")
+            tokenizer = _taken_from(start, folder)
+        else:
+            say(f"reading {examples.name}, learning a {settings.tokenizer} vocabulary ...")
+            texts = pipeline.cleaned((example.text for example in train), settings.clean)
+            tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
+        tokenizer.save(folder / "tokenizer")
+        rows, same = itertools.tee(examples.rows())
+        texts = pipeline.cleaned((text for _, text, _ in same), settings.clean)
+        cleaned = ((split, next(texts), labels) for split, _, labels in rows)
+        tokens = label_batches.encode_labelled(cleaned, tokenizer, folder / "tokens", per_token=settings.task == "tagging")
+        with replacing(folder / LABELS) as temporary:
+            temporary.write_text(json.dumps(examples.classes, ensure_ascii=False) + "\n", encoding="utf-8")
+        say(
+            f"{tokenizer.vocabulary_size:,} tokens in the vocabulary; {len(train):,} texts to learn from, "
+            f"{tokens['validation'].documents:,} to validate, {tokens['test'].documents:,} to test; {len(examples.classes):,} labels"
+        )
+        if examples.unknown:
+            say(f"{examples.unknown:,} texts held out have a label that none to learn from has, and are left out")
+        cut = int((label_batches.LabelledIds(tokens["train"], settings.sequence_length).lengths > settings.sequence_length).sum())
+        if cut:
+            say(f"{cut:,} texts are longer than {settings.sequence_length} tokens and are cut")
 
     return fill
 

@@ -21,7 +21,7 @@ class ProgressBar(keras.callbacks.Callback):
         steps: Of the whole run.
     """
 
-    _shown = ("loss", "perplexity", "gradient_norm", "tokens_per_second", "val_loss", "val_perplexity")
+    _shown = ("loss", "perplexity", "gradient_norm", "tokens_per_second", "val_loss", "val_perplexity", "val_accuracy")
 
     def __init__(self, steps: int) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 """A run is a folder: `settings.yaml`, `versions.json`, `tokenizer/`, `tokens/`, `model.keras`, `checkpoints/`, `metrics.jsonl` and the same
-as `metrics.csv`, `samples.txt`, `curves.png`.
+as `metrics.csv`, `samples.txt`, `curves.png`; `labels.json` where its task has labels.
 
 Everything downstream takes that folder: generation, evaluation, export, a notebook.
 """
@@ -122,9 +122,23 @@ class Run:
 
     def load_tokens(self) -> dict[str, Any]:
         """The run's tokenized corpus: `keras_lm.pipeline.Tokens` by split."""
-        from keras_lm import parallel, pipeline
+        from keras_lm import label_batches, parallel, pipeline
 
+        if self.settings.reads_labels:
+            return label_batches.load_labelled(self.tokens_folder)
         return (parallel.load_pair_tokens if self.settings.reads_pairs else pipeline.load_tokens)(self.tokens_folder)
+
+    def load_labels(self) -> tuple[str, ...]:
+        """The names of the labels of a run whose task has them, in the order of their numbers.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        path = self.folder / LABELS
+        try:
+            return tuple(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            raise UserError(f"{path} is missing or damaged: copy the whole run folder, or train the run anew") from None
 
     @property
     def tokens_folder(self) -> pathlib.Path:
@@ -166,6 +180,8 @@ class Run:
         from keras_lm.generation.text import TextGenerator
 
         settings = self.settings
+        if not settings.writes:
+            raise UserError(f"{self.folder} is a run of {settings.task}, which writes no text: keras_lm-predict says what it finds in one")
         own = {"clean": settings.clean, "documents": settings.documents}
         if settings.reads_pairs:
             own["longest_source"] = settings.sequence_length
@@ -215,6 +231,9 @@ class Run:
             self._write_samples([sample for sample in samples if sample[0] <= step])
 
 
+LABELS = "labels.json"
+"""The names of the labels, in the folder of a run whose task has them."""
+
 PRETRAINED = "pretrained.keras"
 """The model that a run begins with, in its folder, so that it needs the checkpoint or the other run no more."""
 
@@ -225,6 +244,7 @@ _SAMPLE = "=== step "
 def _load_model(path: pathlib.Path) -> Any:
     import keras
 
+    import keras_lm.heads
     import keras_lm.seq2seq  # noqa: F401  registers the layers that the file names
 
     return keras.saving.load_model(path, compile=False)
@@ -233,7 +253,8 @@ def _load_model(path: pathlib.Path) -> Any:
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """What a run that was killed while it was being prepared has left: all of it but `settings.yaml`, which comes last."""
     names = re.compile(
-        r"tokenizer|tokens|word_vectors\.bin|pretrained\.keras|versions\.json|\.(tokenizer|tokens|word_vectors|pretrained|versions|settings)-.*"
+        r"tokenizer|tokens|word_vectors\.bin|pretrained\.keras|labels\.json|versions\.json|"
+        r"\.(tokenizer|tokens|word_vectors|pretrained|labels|versions|settings)-.*"
     )
     return [path for path in folder.iterdir() if names.fullmatch(path.name)]
 

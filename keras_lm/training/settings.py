@@ -12,9 +12,10 @@ from keras_lm.preparation.settings import CLEANERS, check_vocabulary_size
 
 CHOICES: dict[str, tuple[str, ...]] = {
     **preparation.CHOICES,
-    "task": ("lm", "translation", "summarization"),
+    "task": ("lm", "masked", "translation", "summarization", "classification", "tagging"),
     "model": ("simple_rnn", "lstm", "gru", "transformer"),
     "attention": ("bahdanau", "luong"),
+    "pooling": ("mean", "max", "last"),
     "positions": ("rotary", "learned"),
     "normalization": ("layer", "rms"),
     "optimizer": ("adamw", "adam", "rmsprop", "sgd"),
@@ -27,6 +28,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 PAIRS = {"translation": "translations", "summarization": "headlines"}
 """The corpus of a task that reads pairs, where none is given."""
+
+LABELLED = {"classification": "reviews", "tagging": "peoples-daily"}
+"""The same of a task that reads texts with labels."""
+
+_FOR_LABELS = ("test_corpus", "class_names", "examples")
+"""What only tasks with labels know, and what only one of them does."""
+_FOR_TASK = {"pooling": "classification", "crf": "tagging"}
 
 _OF_CHECKPOINT = (
     "tokens",
@@ -53,6 +61,12 @@ _OF_START = (
 )
 """What a run has in common with the one that it starts from."""
 
+_OF_BODY = (
+    *("reads_both_ways", "tokenizer", "model", "embedding_dim", "hidden_dim", "num_layers", "num_heads", "positions", "normalization"),
+    "precision",
+)
+"""The same of a run for a task with labels, which takes over what reads, and no output."""
+
 GROUPS: dict[str, str] = {
     "task": "text",
     "tokenizer": "tokens",
@@ -70,10 +84,15 @@ class TrainingSettings:
     """Everything that decides what a run becomes.
 
     Args:
-        task: What the model is to do: lm (go on with a text), translation or summarization (write a target for a source).
+        task: What the model is to do: lm (go on with a text), masked (find hidden tokens), translation or summarization (write a target
+            for a source), classification (say what a text is), tagging (mark words and their parts of speech).
         corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For translation
             and summarization pairs: translations, headlines, principal-clauses, copy, reverse, tfds:NAME[/CONFIG], a file of lines source
-            TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines.
+            TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines. For classification: reviews (the default), or a file
+            of lines text TAB label. For tagging: peoples-daily, or a file of lines of word/tag.
+        test_corpus: Labelled texts that are held out, as corpus has them; by default a part of corpus is.
+        class_names: File of the names of the classes, a line each, where labels are numbers.
+        examples: Most labelled texts to learn from, drawn by the seed; default all.
         swap: Whether source and target of the pairs change places.
         simplified: Whether traditional Chinese characters of the pairs become simplified ones.
         document: What one document of a text file is: line, paragraph or file.
@@ -87,7 +106,8 @@ class TrainingSettings:
         pretrained: Folder of a checkpoint as transformers saves it (GPT-2, Llama, Mistral, StarCoder2); the run goes on with its model and
             tokenizer, whose fields are then left out.
         start_from: Folder of another run of the same model, with whose best weights and tokenizer this one begins: one that was trained on
-            much text, say, or on pairs that were made up.
+            much text, say, or on pairs that were made up. A task with labels begins with what a run of lm, masked or another such task
+            has learnt.
         model: simple_rnn, lstm, gru or transformer.
         sequence_length: Tokens a window; for the transformer also its longest context. Of pairs: tokens to which sources and targets are
             cut.
@@ -96,6 +116,9 @@ class TrainingSettings:
         num_layers: Recurrent layers or transformer blocks.
         attention: How the decoder of a gru looks at its source: bahdanau (before each step) or luong (after it).
         pointer: Let the decoder copy tokens of its source: names and numbers, of which few pairs teach little.
+        bidirectional: Whether a task with labels reads a text both ways; without it as a language model does, which may then be the start.
+        pooling: What a classifier makes of a text's vectors: mean, max or last.
+        crf: Whether a tagger judges tags as a sequence.
         num_heads: Attention heads of the transformer; divides embedding_dim.
         num_kv_heads: Key/value heads of the transformer; default num_heads.
         positions: Positions of the transformer: rotary or learned.
@@ -156,6 +179,9 @@ class TrainingSettings:
     data_dir: str | None = None
     clean: tuple[str, ...] = ()
     split: str = "hash"
+    test_corpus: str | None = None
+    class_names: str | None = None
+    examples: int | None = None
     swap: bool = False
     simplified: bool = False
     tokens: str | None = None
@@ -170,6 +196,9 @@ class TrainingSettings:
     num_layers: int = 2
     attention: str = "bahdanau"
     pointer: bool = False
+    bidirectional: bool = True
+    pooling: str = "mean"
+    crf: bool = True
     num_heads: int = 4
     num_kv_heads: int | None = None
     positions: str = "rotary"
@@ -223,7 +252,7 @@ class TrainingSettings:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints", "worker_timeout", "data_service_workers"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("vocabulary_size", "hidden_dim", "num_kv_heads"):
+        for name in ("vocabulary_size", "hidden_dim", "num_kv_heads", "examples"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
         for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
@@ -254,22 +283,48 @@ class TrainingSettings:
             raise UserError(f"stateful is for one device: with strategy {self.strategy} the rows of a batch would not meet their states")
 
     def _check_task(self) -> None:
-        if not self.reads_pairs:
-            for name in ("swap", "simplified", "pointer"):
-                if getattr(self, name):
-                    raise UserError(f"{name} is for pairs: give --task translation or summarization")
-            return
-        if self.corpus == "peoples-daily":  # the default, which holds no pairs
-            object.__setattr__(self, "corpus", PAIRS[self.task])
-        if self.model not in ("gru", "transformer"):
+        for name in ("swap", "simplified", "pointer"):
+            if getattr(self, name) and not self.reads_pairs:
+                raise UserError(f"{name} is for pairs: give --task translation or summarization")
+        for name in _FOR_LABELS:
+            if getattr(self, name) is not None and not self.reads_labels:
+                raise UserError(f"{name} is for texts with labels: give --task classification or tagging")
+        for name, task in _FOR_TASK.items():
+            if getattr(self, name) != getattr(TrainingSettings, name) and self.task != task:
+                raise UserError(f"{name} is for --task {task}, not for {self.task}")
+        if not self.bidirectional and not self.reads_labels:
+            raise UserError("bidirectional is for texts with labels: give --task classification or tagging")
+        if self.task == "masked":
+            self._check_masked()
+        elif self.reads_pairs or self.reads_labels:
+            self._check_examples()
+
+    def _check_masked(self) -> None:
+        if self.model != "transformer":
+            raise UserError(f"model must be transformer for masked, got {self.model!r}")
+        for name in ("stateful", "data_service", "num_kv_heads", "export"):
+            if getattr(self, name):
+                raise UserError(f"{name} is for --task lm, not for masked")
+
+    def _check_examples(self) -> None:
+        """What tasks have in common that read pairs, or texts with labels."""
+        if self.corpus == "peoples-daily":  # the default, which holds neither
+            object.__setattr__(self, "corpus", {**PAIRS, **LABELLED}[self.task])
+        if self.reads_pairs and self.model not in ("gru", "transformer"):
             raise UserError(f"model must be gru or transformer for {self.task}, got {self.model!r}")
         if self.split == "contiguous":
-            raise UserError("split must be hash or given for pairs, got 'contiguous'")
+            raise UserError(f"split must be hash or given for {self.task}, got 'contiguous'")
         for name in ("tokens", "word_vectors", "stateful", "data_service"):
             if getattr(self, name):
                 raise UserError(f"{name} is for --task lm, not for {self.task}")
         if self.model == "transformer" and (self.num_kv_heads or self.num_heads) != self.num_heads:
             raise UserError(f"num_kv_heads is for --task lm, not for {self.task}")
+        if self.reads_labels and (self.strategy != "none" or self.accumulate > 1):
+            name = "accumulate" if self.accumulate > 1 else "strategy"
+            raise UserError(f"{name} is for --task lm and pairs, not for {self.task}")
+        if self.task == "tagging":
+            self._require("tokenizer", self.tokenizer == "char", "char for tagging, where a token is what gets a tag")
+            self._require("clean", not self.clean, "empty for tagging, whose labels are of the text as it stands")
 
     def _check_pretrained(self) -> None:
         if self.pretrained is None:
@@ -295,7 +350,8 @@ class TrainingSettings:
             UserError: it has another model, tokenizer or kind of task; for a transformer, another context.
         """
         fixed = self.model == "transformer" and self.positions == "learned"
-        for name in (*_OF_START, "sequence_length") if fixed else _OF_START:
+        names = (*("reads_pairs",), *_OF_BODY) if self.reads_labels else (*("reads_labels", "reads_both_ways"), *_OF_START)
+        for name in (*names, "sequence_length") if fixed else names:
             ours, theirs = getattr(self, name), getattr(other, name)
             if ours != theirs:
                 raise UserError(
@@ -316,7 +372,22 @@ class TrainingSettings:
     @property
     def reads_pairs(self) -> bool:
         """Whether the model reads a source and writes a target, or goes on with one text."""
-        return self.task != "lm"
+        return self.task in PAIRS
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether the model says something of a text, as labels teach it, and writes none."""
+        return self.task in LABELLED
+
+    @property
+    def reads_both_ways(self) -> bool:
+        """Whether a position knows what stands to its right as well."""
+        return self.bidirectional if self.reads_labels else self.task == "masked"
+
+    @property
+    def writes(self) -> bool:
+        """Whether the model writes text."""
+        return self.task == "lm" or self.reads_pairs
 
     @property
     def documents(self) -> bool:
@@ -324,21 +395,27 @@ class TrainingSettings:
         return self.split != "contiguous"
 
     def model_arguments(self) -> dict[str, object]:
-        """What the function in `keras_lm.models.MODELS`, or `keras_lm.seq2seq.SEQ2SEQ`, takes besides the vocabulary's size."""
-        common = {"embedding_dim": self.embedding_dim, "num_layers": self.num_layers, "dropout": self.dropout}
+        """What the function that builds the model takes besides the vocabulary's size: that in `keras_lm.models.MODELS`,
+        `keras_lm.seq2seq.SEQ2SEQ`, `keras_lm.models.transformer_encoder` (masked) or `keras_lm.heads.text_body` (tasks with labels).
+        """
+        result = {"embedding_dim": self.embedding_dim, "num_layers": self.num_layers, "dropout": self.dropout}
+        if self.reads_labels:
+            result["bidirectional"] = self.bidirectional
         if self.model != "transformer":
-            recurrent = {**common, "hidden_dim": self.hidden_dim or self.embedding_dim}
-            return {**recurrent, "attention": self.attention, "tied": self.tied, "pointer": self.pointer} if self.reads_pairs else recurrent
-        return {
-            **common,
+            result["hidden_dim"] = self.hidden_dim or self.embedding_dim
+            return {**result, "attention": self.attention, "tied": self.tied, "pointer": self.pointer} if self.reads_pairs else result
+        result |= {
             "context_length": self.sequence_length,
             "num_heads": self.num_heads,
-            **({"pointer": self.pointer} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads}),
             "feed_forward_dim": self.hidden_dim,
             "positions": self.positions,
             "normalization_kind": self.normalization,
-            "tied": self.tied,
         }
+        if self.task == "masked":
+            return {**result, "norm_first": True, "use_bias": False, "epsilon": None}
+        if self.reads_labels:
+            return result
+        return {**result, "tied": self.tied, **({"pointer": self.pointer} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads})}
 
 
 def check_type(name: str, value: object, hint: object) -> None:

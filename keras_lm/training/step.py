@@ -15,7 +15,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from keras_lm.heads import summed_loss
 from keras_lm.recurrent import run_model, run_stateful
+from keras_lm.tracing import by_shape
 from keras_lm.training.distribution import Distribution
 from keras_lm.training.settings import TrainingSettings
 
@@ -54,8 +56,9 @@ def make_train_step(
         distribution: The devices; default one.
 
     Returns:
-        `(inputs, targets, states={}, vote=0.0) -> StepResult`; `inputs` and `targets` are `(batch, time)` ids, or, of pairs, those of
-        `keras_lm.parallel.pair_batches`; under a strategy as `Distribution.spread` gives them.
+        `(inputs, targets, states={}, vote=0.0) -> StepResult`; `inputs` and `targets` are `(batch, time)` ids, or those of
+        `keras_lm.parallel.pair_batches`, `keras_lm.label_batches` or `keras_lm.masking`; under a strategy as `Distribution.spread`
+        gives them.
     """
     devices = distribution or Distribution()
     trained, drawn = model.trainable_variables, seed_states(model)
@@ -71,10 +74,12 @@ def make_train_step(
                 logits, states = run_stateful(model, inputs, states, training=True)
             else:
                 logits = run_model(model, list(inputs) if isinstance(inputs, tuple) else inputs, training=True)
-            # Weights of pairs add up to 1 over the whole batch; divided by replicas and parts below, so are the sums here.
-            labels, of_token = targets if isinstance(targets, tuple) else (targets, None)
-            mean = tf.reduce_mean if of_token is None else lambda losses: tf.reduce_sum(losses * of_token) * (replicas * parts)
-            loss = mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+            if isinstance(targets, tuple):  # weights add up to 1 over the whole batch: divided below, so are the sums here
+                labels, of_token = targets
+                mean = lambda losses: tf.reduce_sum(losses * of_token) * (replicas * parts)
+                loss = summed_loss(model, labels, logits, of_token) * (replicas * parts)
+            else:
+                mean, loss = tf.reduce_mean, tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits))
             penalty = tf.constant(0.0)
             if settings.label_smoothing:
                 penalty += settings.label_smoothing * (mean(-tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)) - loss)
@@ -127,8 +132,10 @@ def make_train_step(
             result = StepResult(*(devices.strategy.experimental_local_results(value)[0] for value in result[:3]), {})
         return result
 
+    called = update if devices.is_distributed else by_shape(update)
+
     def train_step(inputs: Any, targets: Any, states: dict | None = None, vote: float = 0.0) -> StepResult:
-        return update(inputs, targets, states or {}, tf.constant(vote, tf.float32))
+        return called(inputs, targets, states or {}, tf.constant(vote, tf.float32))
 
     return train_step
 
