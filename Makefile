@@ -23,7 +23,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 
 notebooks: $(INSTALLED)
-	KERAS_LM_FAST=1 $(BIN)/python -m pytest -n 2 -m notebooks tests/test_notebooks.py
+	KERAS_LM_FAST=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m notebooks tests/test_notebooks.py
 
 bench: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet -e ".[bench]"

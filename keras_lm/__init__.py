@@ -58,7 +58,12 @@ _PUBLIC = {
     "WordVectors": "embeddings.vectors",
     "export_model": "export.saved_model",
     "export_run": "export.saved_model",
+    "export_labeller": "export.saved_model",
     "ExportedGenerator": "export.saved_model",
+    "ExportedLabeller": "export.labelled",
+    "Labeller": "tasks.labeller",
+    "ChatSession": "tasks.chat",
+    "ChatFormat": "tasks.conversation",
     "UserError": "errors",
 }
 """Public names, and where each lives: `module`, or `module:name` where it has another name there."""

@@ -51,6 +51,8 @@ def test_the_commands_of_the_readme_run(repository, tmp_path):
         (tmp_path / "wiki" / f"{number}.txt").write_text((tmp_path / "book.txt").read_text())
     pairs = "".join(f"{number}. Good morning.\t{number}。早上好。\n" for number in range(200))
     (tmp_path / "pairs.tsv").write_text(pairs, encoding="utf-8")
+    texts = "".join(f"text number {number}\t{'even' if number % 2 == 0 else 'odd'}\n" for number in range(200))
+    (tmp_path / "texts.tsv").write_text(texts, encoding="utf-8")
     (commands,) = [block for block in blocks(repository / "README.md", "bash") if "runs/book" in block]
     small = ["--steps", "4", "--evaluate-every", "2", "--embedding-dim", "16", "--sequence-length", "32"]
     for line in commands.strip().splitlines():
@@ -60,7 +62,7 @@ def test_the_commands_of_the_readme_run(repository, tmp_path):
         if words[0] == "keras_lm-prepare":
             words += ["--vocabulary-size", "320"]
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
-        result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
+        result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
         assert result.returncode == 0, (line, result.stderr)
         if words[0] == "keras_lm-generate" and "runs/translator" not in words:
             assert result.stdout.startswith("It was")

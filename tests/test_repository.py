@@ -19,7 +19,7 @@ def test_public_names_exist():
 def test_importing_the_package_and_the_commands_imports_no_tensorflow():
     program = (
         "import sys, keras_lm, keras_lm.cli.train, keras_lm.cli.generate, keras_lm.cli.evaluate, keras_lm.cli.export\n"
-        "import keras_lm.cli.prepare\n"
+        "import keras_lm.cli.prepare, keras_lm.cli.predict, keras_lm.cli.chat\n"
         "print([name for name in ('tensorflow', 'keras', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == "[]"
@@ -64,9 +64,12 @@ def test_imports_run_one_way(repository):
     """A station imports itself and those before it, never a later one."""
     stations = (
         "errors",
+        "tracing",
         "files",
         "corpora",
         "segmentation",
+        "lexicons",
+        "augmentation",
         "cleaning",
         "text_codec",
         "tokenizer_base",
@@ -78,13 +81,19 @@ def test_imports_run_one_way(repository):
         "shards",
         "pipeline",
         "labelled",
+        "tagged",
+        "examples",
         "pairs",
+        "passages",
         "parallel",
+        "label_batches",
+        "masking",
         "input_service",
         "preparation",
         "cells",
         "products",
         "dropout",
+        "word_dropout",
         "attention",
         "layers",
         "models",
@@ -92,12 +101,17 @@ def test_imports_run_one_way(repository):
         "recurrent_attention",
         "pointer",
         "seq2seq",
+        "crf",
+        "heads",
+        "tuning",
         "evaluation",
+        "label_evaluation",
         "scaling",
         "plots",
         "attention_plots",
+        "label_plots",
     )
-    stations += ("generation", "classical", "embeddings", "pretrained", "training", "tasks", "insight", "export", "cli")
+    stations += ("generation", "classical", "embeddings", "similar", "pretrained", "training", "tasks", "insight", "export", "cli")
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
         if station == "__init__":

@@ -39,6 +39,7 @@ from keras_lm.training.progress import ProgressBar, TensorBoard
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
 from keras_lm.training.step import StepResult, make_train_step, use_xla
+from keras_lm.tuning import tune
 
 
 class Interrupted(Exception):
@@ -118,6 +119,7 @@ def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Mod
         model = build_model(settings, run.load_tokenizer().vocabulary_size, run.load_labels() if settings.reads_labels else ())
         if settings.start_from and settings.reads_labels:
             heads.take_body(model, run.load_pretrained())
+            tune(model, settings.tune, rank=settings.lora_rank)
         elif settings.start_from:
             model.set_weights(run.load_pretrained().get_weights())
         return model

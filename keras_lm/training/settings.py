@@ -16,6 +16,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "model": ("simple_rnn", "lstm", "gru", "transformer"),
     "attention": ("bahdanau", "luong"),
     "pooling": ("mean", "max", "last"),
+    "tune": ("full", "head", "lora"),
     "positions": ("rotary", "learned"),
     "normalization": ("layer", "rms"),
     "optimizer": ("adamw", "adam", "rmsprop", "sgd"),
@@ -119,6 +120,9 @@ class TrainingSettings:
         bidirectional: Whether a task with labels reads a text both ways; without it as a language model does, which may then be the start.
         pooling: What a classifier makes of a text's vectors: mean, max or last.
         crf: Whether a tagger judges tags as a sequence.
+        tune: What of a model learns that begins with another run's: full (all of it), head, or lora (the head, and matrices of low rank
+            beside those of a transformer).
+        lora_rank: That rank.
         num_heads: Attention heads of the transformer; divides embedding_dim.
         num_kv_heads: Key/value heads of the transformer; default num_heads.
         positions: Positions of the transformer: rotary or learned.
@@ -199,6 +203,8 @@ class TrainingSettings:
     bidirectional: bool = True
     pooling: str = "mean"
     crf: bool = True
+    tune: str = "full"
+    lora_rank: int = 8
     num_heads: int = 4
     num_kv_heads: int | None = None
     positions: str = "rotary"
@@ -248,7 +254,7 @@ class TrainingSettings:
         for name in self.clean:
             if name not in CLEANERS:
                 raise unknown_name("cleaner", name, CLEANERS)
-        for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "steps", "batch_size", "accumulate"):
+        for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "lora_rank", "steps", "batch_size", "accumulate"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints", "worker_timeout", "data_service_workers"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
@@ -294,6 +300,10 @@ class TrainingSettings:
                 raise UserError(f"{name} is for --task {task}, not for {self.task}")
         if not self.bidirectional and not self.reads_labels:
             raise UserError("bidirectional is for texts with labels: give --task classification or tagging")
+        if self.tune != "full" and not (self.reads_labels and self.start_from):
+            raise UserError(f"tune {self.tune} is for a task with labels that begins with another run: give --start-from")
+        if self.tune == "lora" and self.model != "transformer":
+            raise UserError(f"tune lora is for the transformer, not for {self.model}")
         if self.task == "masked":
             self._check_masked()
         elif self.reads_pairs or self.reads_labels:

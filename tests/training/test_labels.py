@@ -118,6 +118,8 @@ def test_a_masked_language_model_learns(tmp_path):
         ({"task": "classification", "split": "contiguous"}, "split must be hash or given for classification"),
         ({"task": "classification", "accumulate": 2}, "accumulate is for --task lm and pairs"),
         ({"task": "classification", "strategy": "mirrored"}, "strategy is for --task lm and pairs"),
+        ({"task": "classification", "tune": "head"}, "tune head is for a task with labels that begins with another run"),
+        ({"task": "classification", "tune": "lora", "model": "gru", "start_from": "x"}, "tune lora is for the transformer, not for gru"),
         ({"task": "masked", "model": "lstm"}, "model must be transformer for masked"),
         ({"task": "masked", "export": "saved_models/x"}, "export is for --task lm, not for masked"),
     ],
