@@ -6,8 +6,9 @@ A model that labels each position alone may begin a word and never end it. A con
 
 where Z sums over all sequences: label by label, by the forward algorithm. Its step is a matrix of exponentials times another, which is
 some ten times as fast as exponentials of all sums of a score and a transition. Scores are shifted by the highest so far, and transitions by
-the highest into each label, so that nothing is too large; what is then e^-140 of the highest or less counts as that. So P may come out too
-small where labels contradict each other by as much, and never too large.
+the highest into each label, so that nothing is too large; sums that are then e^-140 of the highest or less count as that, and so do
+transitions that lie 70 or more below, but for forbidden ones. So P comes out too small where labels contradict each other by as much, never
+too large.
 
 The functions are pure, of static shapes, and XLA compiles them; texts stand at the left, and whatever is behind their ends does not count.
 
@@ -28,7 +29,7 @@ FORBIDDEN = -1e4
 """The score of what may not be: e to it is 0 in every float, and a sum of some hundred of them is still a number."""
 
 _HIGHEST = 70.0  # ln of the largest exponential of a score, so that sums and gradients, scaled ones too, stay in the range of float32
-_SMALLEST = 4e-31  # e^-70: what a sum counts as that is less, or 0 since nothing allowed leads to a label
+_SMALLEST = 4e-31  # e^-70: what exponentials and their sums count as that are less
 
 
 def crf_log_likelihood(
@@ -166,7 +167,7 @@ def _forward(emissions: tf.Tensor, lengths: tf.Tensor, transitions: tf.Tensor, s
     @tf.custom_gradient
     def run(emissions: tf.Tensor, transitions: tf.Tensor, start: tf.Tensor) -> tuple[tf.Tensor, Callable]:
         highest = tf.reduce_max(transitions, axis=0)  # into each tag
-        factors = tf.exp(transitions - highest)
+        factors = tf.where(transitions > FORBIDDEN / 2, tf.maximum(tf.exp(transitions - highest), _SMALLEST), 0.0)
 
         def exponentials(scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             """Of scores less the second result, that is."""
@@ -251,27 +252,20 @@ class CRF(keras.layers.Layer):
         if num_tags < 1:
             raise ValueError(f"num_tags must be at least 1, got {num_tags}")
         self.num_tags = num_tags
-        self.forbidden = tuple((int(tag), int(after)) for tag, after in forbidden)
-        self.forbidden_start = tuple(map(int, forbidden_start))
-        self.forbidden_end = tuple(map(int, forbidden_end))
         self.supports_masking = True
-        self._masks = [
-            self._mask(name, numbers, dimensions)
-            for name, numbers, dimensions in (
-                ("forbidden", self.forbidden, 2),
-                ("forbidden_start", self.forbidden_start, 1),
-                ("forbidden_end", self.forbidden_end, 1),
-            )
-        ]
+        # Tables: Keras looks into each of 20,000 pairs, which 44 parts of speech come to, whenever it saves or loads, for seconds.
+        self.forbidden = self._table("forbidden", forbidden, 2)
+        self.forbidden_start = self._table("forbidden_start", forbidden_start, 1)
+        self.forbidden_end = self._table("forbidden_end", forbidden_end, 1)
 
-    def _mask(self, name: str, numbers: tuple, dimensions: int) -> np.ndarray:
-        mask = np.zeros([self.num_tags] * dimensions, bool)
-        places = np.array(numbers, np.int64).reshape(-1, dimensions)
+    def _table(self, name: str, tags: Iterable, dimensions: int) -> np.ndarray:
+        table = np.zeros([self.num_tags] * dimensions, bool)
+        places = np.array(list(tags), np.int64).reshape(-1, dimensions)
         strange = places[(places < 0) | (places >= self.num_tags)]
         if strange.size:
             raise ValueError(f"{name}: tags must be from 0 to {self.num_tags - 1}, got {strange[0]}")
-        mask[tuple(places.T)] = True
-        return mask
+        table[tuple(places.T)] = True
+        return table
 
     def build(self, input_shape: tuple) -> None:
         if input_shape[-1] != self.num_tags:
@@ -289,8 +283,8 @@ class CRF(keras.layers.Layer):
 
     def scores(self) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Transitions `(num_tags, num_tags)`, start and end `(num_tags,)`, float32, as the functions take them: with what is forbidden."""
-        weights = (self.transitions, self.start, self.end)
-        return tuple(tf.where(mask, FORBIDDEN, tf.convert_to_tensor(weight)) for mask, weight in zip(self._masks, weights, strict=True))
+        weights = ((self.forbidden, self.transitions), (self.forbidden_start, self.start), (self.forbidden_end, self.end))
+        return tuple(tf.where(mask, FORBIDDEN, tf.convert_to_tensor(weight)) for mask, weight in weights)
 
     def log_likelihood(self, emissions: tf.Tensor, tags: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """ln P of the tags of each text, `(batch,)`: `crf_log_likelihood`."""
@@ -305,10 +299,18 @@ class CRF(keras.layers.Layer):
         return crf_marginals(emissions, lengths, *self.scores())
 
     def get_config(self) -> dict:
+        rows = ["".join("01"[value] for value in row) for row in self.forbidden.tolist()]
         return {
             **super().get_config(),
             "num_tags": self.num_tags,
-            "forbidden": self.forbidden,
-            "forbidden_start": self.forbidden_start,
-            "forbidden_end": self.forbidden_end,
+            "forbidden": rows if self.forbidden.any() else [],
+            "forbidden_start": np.flatnonzero(self.forbidden_start).tolist(),
+            "forbidden_end": np.flatnonzero(self.forbidden_end).tolist(),
         }
+
+    @classmethod
+    def from_config(cls, config: dict) -> CRF:
+        rows = config.get("forbidden")
+        if rows and isinstance(rows[0], str):
+            config = {**config, "forbidden": [(i, j) for i, row in enumerate(rows) for j, value in enumerate(row) if value == "1"]}
+        return cls(**config)

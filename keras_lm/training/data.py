@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_lm import pipeline
+from keras_lm.augmentation import compose
 from keras_lm.evaluation import Evaluator, MaskedEvaluator, PairEvaluator
 from keras_lm.examples import Examples, classification_examples, tagging_examples
 from keras_lm.input_service import served_batches
@@ -16,8 +19,10 @@ from keras_lm.label_evaluation import LabelEvaluator
 from keras_lm.masking import masked_batches
 from keras_lm.pairs import open_pairs, split_pairs
 from keras_lm.parallel import PairIds, pair_batches
+from keras_lm.tokenizers import Tokenizer
 from keras_lm.training.settings import TrainingSettings
 from keras_lm.training.step import use_xla
+from keras_lm.word_dropout import word_dropout
 
 
 def pairs_of(settings: TrainingSettings) -> Iterator[tuple[str, str, str]]:
@@ -44,23 +49,32 @@ def examples_of(settings: TrainingSettings) -> Examples:
 
 
 def batches_of(
-    settings: TrainingSettings, tokens: pipeline.Tokens, vocabulary_size: int, *, start_step: int = 0, rows: tuple[int, int] | None = None
+    settings: TrainingSettings, tokens: pipeline.Tokens, tokenizer: Tokenizer, *, start_step: int = 0, rows: tuple[int, int] | None = None
 ) -> Iterator[tuple]:
     """The training batches of a run, `(inputs, targets)`, without end.
 
     Args:
         settings: Of the run.
         tokens: Its training split.
-        vocabulary_size: Of its tokenizer.
+        tokenizer: The one that made them.
         start_step: Number of the first batch.
         rows: First and end of the rows of each batch that this process reads; default all.
     """
+    batches = _batches(settings, tokens, tokenizer, start_step, rows)
+    if settings.augment:
+        batches = _augmented(batches, settings, tokenizer, start_step)
+    return _with_words_dropped(batches, settings, tokenizer, start_step) if settings.word_dropout else batches
+
+
+def _batches(
+    settings: TrainingSettings, tokens: pipeline.Tokens, tokenizer: Tokenizer, start_step: int, rows: tuple[int, int] | None
+) -> Iterator[tuple]:
     order = {"batch_size": settings.batch_size, "seed": settings.seed, "start_step": start_step}
     if settings.reads_labels:
         return label_batches(LabelledIds(tokens, settings.sequence_length), **order)
     if settings.task == "masked":
         windows = pipeline.training_batches(tokens.ids, sequence_length=settings.sequence_length, **order).as_numpy_iterator()
-        return masked_batches(windows, vocabulary_size, seed=settings.seed, start_step=start_step, rows=rows)
+        return masked_batches(windows, tokenizer.vocabulary_size, seed=settings.seed, start_step=start_step, rows=rows)
     order |= {"rows": rows}
     if settings.reads_pairs:
         return pair_batches(PairIds(tokens.ids, settings.sequence_length), **order)
@@ -69,6 +83,27 @@ def batches_of(
         service = {"service": settings.data_service, "num_workers": settings.data_service_workers}
         return iter(served_batches(tokens.ids, **service, **order))
     return iter(pipeline.training_batches(tokens.ids, **order))
+
+
+def _augmented(batches: Iterator[tuple], settings: TrainingSettings, tokenizer: Tokenizer, start_step: int) -> Iterator[tuple]:
+    """Changes a half of the texts of each batch, drawn anew at each step, so that each text is read as it stands as well."""
+    change = compose(settings.augment, settings.augment_share)
+    for step, (ids, targets) in zip(itertools.count(start_step), batches):
+        width = ids.shape[1]
+        rows = tokenizer.tokenize(change(tokenizer.detokenize(ids), (settings.seed, step)))[:, : width - 2]
+        edge = lambda token, rows=rows: tf.fill([rows.nrows(), 1], tf.constant(token, rows.dtype))
+        changed = tf.concat([edge(tokenizer.start_id), rows, edge(tokenizer.end_id)], axis=1).to_tensor(0, shape=[None, width])
+        drawn = np.random.default_rng([settings.seed, step, _AUGMENTED]).random(ids.shape[0]) < 0.5
+        yield tf.where(drawn[:, None], changed, ids), targets
+
+
+def _with_words_dropped(batches: Iterator[tuple], settings: TrainingSettings, tokenizer: Tokenizer, start_step: int) -> Iterator[tuple]:
+    """Hides tokens of what is read; what is asked for stays."""
+    for step, (ids, targets) in zip(itertools.count(start_step), batches):
+        yield word_dropout(ids, (settings.seed, step), settings.word_dropout, tokenizer.unknown_id), targets
+
+
+_AUGMENTED = 3  # beside the numbers of `masking`: another stream of random numbers
 
 
 def make_evaluator(settings: TrainingSettings, model: keras.Model) -> Evaluator | LabelEvaluator:

@@ -57,7 +57,7 @@ def estimate(run: Run, *, seconds: float = 3.0) -> Estimate:
     optimizer = make_optimizer(settings, model)
     step = make_train_step(model, optimizer, settings, jit_compile=use_xla(settings))
     states = zero_states(model, settings.batch_size) if settings.stateful else {}
-    batches = batches_of(settings, tokens["train"], model.output_shape[-1])
+    batches = batches_of(settings, tokens["train"], run.load_tokenizer())
     times: list[float] = []
     while len(times) < 3 or (sum(times[1:]) < seconds and len(times) < 100):
         begin = time.perf_counter()

@@ -195,7 +195,7 @@ class _Training:
         with _signals() as stop_requested:
             if not resume:
                 self._save(Interval())
-            batches = batches_of(settings, self.tokens["train"], self.tokenizer.vocabulary_size, start_step=self.step, rows=self.rows)
+            batches = batches_of(settings, self.tokens["train"], self.tokenizer, start_step=self.step, rows=self.rows)
             while self.step < settings.steps and not self._out_of_patience():
                 self._interval(batches, stop_requested)
             if stop_requested():

@@ -60,7 +60,7 @@ def range_test(
     optimizer = make_optimizer(settings, model)
     step = make_train_step(model, optimizer, settings, jit_compile=use_xla(settings))
     states = zero_states(model, settings.batch_size) if settings.stateful else {}
-    batches = batches_of(settings, run.load_tokens()["train"], model.output_shape[-1])
+    batches = batches_of(settings, run.load_tokens()["train"], run.load_tokenizer())
     rates: list[float] = []
     losses: list[float] = []
     raw = _losses(np.geomspace(lowest, highest, steps), optimizer, step, batches, states)

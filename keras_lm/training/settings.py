@@ -33,6 +33,9 @@ PAIRS = {"translation": "translations", "summarization": "headlines"}
 LABELLED = {"classification": "reviews", "tagging": "peoples-daily"}
 """The same of a task that reads texts with labels."""
 
+AUGMENTATIONS = ("delete", "insert", "keyboard", "noise", "swap", "synonym")
+"""Ways to change a text: the names in `keras_lm.augmentation`, as a test compares."""
+
 _FOR_LABELS = ("test_corpus", "class_names", "examples")
 """What only tasks with labels know, and what only one of them does."""
 _FOR_TASK = {"pooling": "classification", "crf": "tagging"}
@@ -130,6 +133,9 @@ class TrainingSettings:
         tied: Whether the transformer's output matrix is its embedding's.
         word_vectors: File of vectors (word2vec's format, text or .bin, or GloVe's) that the embedding begins with.
         dropout: Share of activations dropped in training.
+        word_dropout: Share of the tokens read in training that are hidden.
+        augment: Ways to change the texts a classifier learns from: synonym, insert, delete, swap, noise, keyboard; a half of each batch is.
+        augment_share: Share of a text's words or characters that each way changes.
         label_smoothing: Share of the probability that the loss wants spread over all tokens; 0 is off.
         optimizer: adamw, adam, rmsprop or sgd.
         learning_rate: The highest learning rate.
@@ -212,6 +218,9 @@ class TrainingSettings:
     tied: bool = True
     word_vectors: str | None = None
     dropout: float = 0.0
+    word_dropout: float = 0.0
+    augment: tuple[str, ...] = ()
+    augment_share: float = 0.1
     label_smoothing: float = 0.0
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
@@ -263,7 +272,11 @@ class TrainingSettings:
         for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
-        self._require("dropout", 0 <= self.dropout < 1, "at least 0 and under 1")
+        for name in ("dropout", "word_dropout", "augment_share"):
+            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and under 1")
+        for name in self.augment:
+            if name not in AUGMENTATIONS:
+                raise unknown_name("augmentation", name, AUGMENTATIONS)
         self._require("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and under 1")
         self._require("ema", 0 <= self.ema < 1, "at least 0 and under 1")
         self._require("beta_2", 0 <= self.beta_2 < 1, "at least 0 and under 1")
@@ -300,6 +313,11 @@ class TrainingSettings:
                 raise UserError(f"{name} is for --task {task}, not for {self.task}")
         if not self.bidirectional and not self.reads_labels:
             raise UserError("bidirectional is for texts with labels: give --task classification or tagging")
+        if self.augment and self.task != "classification":
+            raise UserError(f"augment is for --task classification, not for {self.task}")
+        if self.word_dropout and (self.reads_pairs or self.task == "masked" or self.strategy != "none"):
+            what = f"strategy {self.strategy}" if self.strategy != "none" else self.task
+            raise UserError(f"word_dropout is for lm and tasks with labels on one device, not for {what}")
         if self.tune != "full" and not (self.reads_labels and self.start_from):
             raise UserError(f"tune {self.tune} is for a task with labels that begins with another run: give --start-from")
         if self.tune == "lora" and self.model != "transformer":

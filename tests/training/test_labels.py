@@ -1,16 +1,19 @@
 """Runs of texts with labels, and of hidden tokens: the same loop, with what they need of it."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
 
+from keras_lm import augmentation
 from keras_lm.errors import UserError
 from keras_lm.heads import body_of
 from keras_lm.training import loop
+from keras_lm.training.data import batches_of
 from keras_lm.training.preparation import prepare
 from keras_lm.training.run import Run
-from keras_lm.training.settings import TrainingSettings
+from keras_lm.training.settings import AUGMENTATIONS, TrainingSettings
 from tests.training.test_loop import StopAt, weights_of
 
 SMALL = {
@@ -94,6 +97,34 @@ def test_a_classifier_begins_with_what_a_language_model_has_learnt(bidirectional
     assert (run.folder / "model.keras").is_file()
 
 
+def test_what_a_classifier_reads_is_changed_as_a_function_of_seed_and_step(small_label_run):
+    tokens, tokenizer = small_label_run.load_tokens()["train"], small_label_run.load_tokenizer()
+    plain = dataclasses.replace(small_label_run.settings, batch_size=32)
+    changed = dataclasses.replace(plain, augment=("swap", "delete"), augment_share=0.3, word_dropout=0.2)
+
+    def read(settings, start=0):
+        batches = batches_of(settings, tokens, tokenizer, start_step=start)
+        return [(ids.numpy(), labels.numpy()) for ids, (labels, _) in itertools.islice(batches, 4)]
+
+    whole, first, later = read(plain), read(changed), read(changed, start=2)
+    for (ids, labels), (other, same) in zip(first[2:], later, strict=False):
+        np.testing.assert_array_equal(ids, other)
+        np.testing.assert_array_equal(labels, same)
+    hidden = np.concatenate([(ids == 1)[(ids == 1) | (ids > 3)] for ids, _ in first])
+    assert 0.1 < hidden.mean() < 0.3
+    for (before, labels), (after, same) in zip(whole, first, strict=True):
+        np.testing.assert_array_equal(labels, same)
+        assert after.shape == before.shape
+        assert (after[:, 0] == 2).all() and ((after == 3).sum(axis=1) == 1).all()
+    only = dataclasses.replace(plain, augment=("delete",), augment_share=0.5)
+    shorter = [(after > 0).sum(axis=1) < (before > 0).sum(axis=1) for (before, _), (after, _) in zip(whole, read(only), strict=True)]
+    assert 0.3 < np.concatenate(shorter).mean() < 0.6  # a half is changed, of which a few have nothing to lose
+
+
+def test_the_names_of_augmentations_are_those_of_the_table():
+    assert tuple(sorted(augmentation.AUGMENTATIONS)) == AUGMENTATIONS
+
+
 def test_a_masked_language_model_learns(tmp_path):
     (tmp_path / "text.txt").write_text("abcdefghijklmnop\n" * 300, encoding="utf-8")
     run, result = trained(
@@ -120,6 +151,10 @@ def test_a_masked_language_model_learns(tmp_path):
         ({"task": "classification", "strategy": "mirrored"}, "strategy is for --task lm and pairs"),
         ({"task": "classification", "tune": "head"}, "tune head is for a task with labels that begins with another run"),
         ({"task": "classification", "tune": "lora", "model": "gru", "start_from": "x"}, "tune lora is for the transformer, not for gru"),
+        ({"augment": ("swap",)}, "augment is for --task classification, not for lm"),
+        ({"task": "classification", "augment": ("swop",)}, "did you mean 'swap'"),
+        ({"task": "translation", "model": "gru", "word_dropout": 0.1}, "word_dropout is for lm and tasks with labels"),
+        ({"word_dropout": 1.0}, "word_dropout must be at least 0 and under 1"),
         ({"task": "masked", "model": "lstm"}, "model must be transformer for masked"),
         ({"task": "masked", "export": "saved_models/x"}, "export is for --task lm, not for masked"),
     ],
