@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import time
 
-from systems.tagged import people_daily_words
-
-from keras_lm.pipeline import split_of
 from keras_lm.segmentation import boundary_scores, segmenter
+from keras_lm.tagged import peoples_daily_tagged
 from keras_lm.tokenizers import WordTokenizer
 
 
@@ -22,10 +20,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary-sizes", nargs="+", type=int, default=[8000, 20_000, 50_000], help="default: %(default)s")
     args = parser.parse_args()
-    splits: dict[str, list[list[str]]] = {"train": [], "validation": [], "test": []}
-    for words in people_daily_words():
-        splits[split_of("".join(words).encode())].append(words)
-    train, marked = splits["train"], splits["test"]
+    splits = peoples_daily_tagged().split()
+    train, marked = ([list(text.words) for text in splits[name].texts] for name in ("train", "test"))
     texts = ["".join(words) for words in marked]
     print(f"{len(train):,} texts to learn from, {sum(map(len, marked)):,} words in {len(marked):,} to judge on\n")
     print("| words found by | ids | precision | recall | F1 | characters/s |\n|---|---|---|---|---|---|")

@@ -44,10 +44,10 @@ class Synonyms:
 
         This is forward maximum matching (正向最大匹配), which needs no model.
         """
-        words, start = [], 0
+        words, start, of, longest = [], 0, self.of, self._longest
         while start < len(text):
-            end = min(start + self._longest.get(text[start : start + 2], 1), len(text))
-            while end > start + 1 and text[start:end] not in self.of:
+            end = start + longest.get(text[start : start + 2], 1)
+            while end > start + 1 and text[start:end] not in of:
                 end -= 1
             words.append(text[start:end])
             start = end

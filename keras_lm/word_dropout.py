@@ -44,7 +44,7 @@ def word_dropout(
     Example:
 
     >>> word_dropout(tf.constant([[2, 7, 8, 9, 10, 3, 0]]), seed=(1, 4), rate=0.5).numpy().tolist()
-    [[2, 7, 1, 9, 1, 3, 0]]
+    [[2, 1, 8, 9, 10, 3, 0]]
 
     References:
         Gal and Ghahramani 2016, «A Theoretically Grounded Application of Dropout in Recurrent Neural Networks» (arXiv:1512.05287), §4.2;

@@ -22,7 +22,7 @@ RAW = TEXTS.map(str.encode) | st.binary(max_size=20)
 SHARES = st.floats(0.0, 0.999)
 SEEDS = st.tuples(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**63 - 1))
 EACH = pytest.mark.parametrize("name", AUGMENTATIONS)
-properties = hypothesis.settings(max_examples=60, deadline=None)
+properties = hypothesis.settings(max_examples=40, deadline=None)
 
 
 @functools.cache
@@ -109,10 +109,17 @@ def test_words_are_deleted_and_swapped_whole():
 @properties
 def test_letters_become_letters_of_their_kind_and_the_rest_stays(name, text, seed, share):
     (found,) = changed(name, [text], seed, share)
-    assert [unicodedata.category(character) for character in found] == [unicodedata.category(character) for character in text]
+    kinds = lambda text: [unicodedata.category(character) for character in text.replace("〇", "零")]  # 〇 counts as a number
+    assert kinds(found) == kinds(text)
     for before, after in zip(text, found, strict=True):
         assert before == after or before.isalnum()
         assert before.isascii() == after.isascii()
+
+
+def test_what_is_no_character_yet_and_marks_among_kana_stay():
+    text = "\U00037f2d・\u3099。"
+    for name in ("noise", "keyboard", "delete", "swap"):
+        assert changed(name, [text * 5], share=0.999) == [text * 5]
 
 
 def test_noise_may_become_any_letter_of_the_alphabet_but_the_same():
