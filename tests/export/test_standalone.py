@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 from keras_lm import models
-from keras_lm.export.saved_model import default_settings, export_model
+from keras_lm.export.saved_model import default_settings, export_model, export_run
 from keras_lm.generation.state import Decoder
 from keras_lm.generation.text import TextGenerator
+from keras_lm.tasks.labeller import Labeller
 from keras_lm.tokenizers import TOKENIZERS
 from tests.test_models import SMALL
 
@@ -134,6 +135,42 @@ def test_saved_model_cli_gives_the_same_text(bare, exports, tmp_path, name):
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
     assert [text.decode() for text in np.load(tmp_path / "text.npy", allow_pickle=True)] == export["texts"]
+
+
+_LABELS = """
+    import ctypes, importlib.util, json, pathlib, sys
+
+    assert importlib.util.find_spec("keras_lm") is None
+    versions, texts = json.loads(sys.stdin.read())
+    import tensorflow as tf
+    library = ctypes.CDLL(str(pathlib.Path(tf.__file__).parent / "libtensorflow_cc.so.2"))
+    library._ZN10tensorflow21DisableXlaCompilationEv()  # as TF Serving does it
+
+    results = {}
+    for output, version in versions.items():
+        loaded = tf.saved_model.load(version)
+        in_python = loaded.signatures["serving_default"](texts=tf.constant(texts))[output].numpy()
+        session = tf.compat.v1.Session(graph=tf.Graph())
+        with session.graph.as_default():
+            definition = tf.compat.v1.saved_model.load(session, ["serve"], version).signature_def["serving_default"]
+        in_session = session.run(definition.outputs[output].name, {definition.inputs["texts"].name: texts})
+        results[output] = [[text.decode() for text in found] for found in (in_python, in_session)]
+    print(json.dumps(results))
+"""
+
+
+def test_classifiers_and_taggers_say_what_the_library_says(bare, small_label_run, small_tag_run, tmp_path):
+    texts = ["房间很好。", "早餐糟糕，真的。", "我喜欢书。", ""]
+    versions = {"label": export_run(small_label_run, tmp_path / "texts"), "marked": export_run(small_tag_run, tmp_path / "words")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    given = json.dumps([{name: str(version) for name, version in versions.items()}, texts])
+    arguments = [bare, "-c", textwrap.dedent(_LABELS)]
+    result = subprocess.run(arguments, input=given, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    results = json.loads(result.stdout.splitlines()[-1])
+    assert results["label"] == [[prediction.label for prediction in Labeller.of(small_label_run).classify(texts)]] * 2
+    marked = [" ".join(f"{word}/{tag}" for word, tag in words) for words in Labeller.of(small_tag_run).tag(texts)]
+    assert results["marked"] == [marked] * 2
 
 
 def test_nothing_of_ours_is_in_that_environment(bare):
