@@ -340,19 +340,28 @@ class TrainingSettings:
             object.__setattr__(self, "corpus", {**PAIRS, **LABELLED}[self.task])
         if self.reads_pairs and self.model not in ("gru", "transformer"):
             raise UserError(f"model must be gru or transformer for {self.task}, got {self.model!r}")
-        if self.split == "contiguous":
-            raise UserError(f"split must be hash or given for {self.task}, got 'contiguous'")
+        if self.split == "contiguous" and self.reads_pairs:
+            raise UserError("split must be hash or given for pairs, got 'contiguous'")
         for name in ("tokens", "word_vectors", "stateful", "data_service"):
             if getattr(self, name):
                 raise UserError(f"{name} is for --task lm, not for {self.task}")
         if self.model == "transformer" and (self.num_kv_heads or self.num_heads) != self.num_heads:
             raise UserError(f"num_kv_heads is for --task lm, not for {self.task}")
-        if self.reads_labels and (self.strategy != "none" or self.accumulate > 1):
-            name = "accumulate" if self.accumulate > 1 else "strategy"
-            raise UserError(f"{name} is for --task lm and pairs, not for {self.task}")
+        if self.reads_labels:
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        self._require("split", self.split == "hash", f"hash for {self.task} (--test-corpus holds out a file)")
+        for name in ("document", "errors", "sample_prompt"):
+            if getattr(self, name) != getattr(TrainingSettings, name):
+                raise UserError(f"{name} is for models that write text, not for {self.task}")
+        for name in ("strategy", "accumulate"):
+            if getattr(self, name) != getattr(TrainingSettings, name):
+                raise UserError(f"{name} is for --task lm and pairs, not for {self.task}")
         if self.task == "tagging":
             self._require("tokenizer", self.tokenizer == "char", "char for tagging, where a token is what gets a tag")
             self._require("clean", not self.clean, "empty for tagging, whose labels are of the text as it stands")
+            self._require("label_smoothing", not (self.crf and self.label_smoothing), "0 with a crf, which is asked for whole texts")
 
     def _check_pretrained(self) -> None:
         if self.pretrained is None:
