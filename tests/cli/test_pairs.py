@@ -97,7 +97,7 @@ def test_what_is_not_for_pairs_is_refused(capsys, small_pair_run, exported, pair
 
 
 def test_written_is_for_pairs(capsys, small_run):
-    assert "--written is for runs of translation and summarization" in refused(capsys, "evaluate", small_run.folder, "--written", "a.tsv")
+    assert "--written is for runs of pairs and of texts with labels" in refused(capsys, "evaluate", small_run.folder, "--written", "a.tsv")
 
 
 def test_evaluate_judges_what_is_written(capsys, small_pair_run):
