@@ -41,6 +41,7 @@ class LabelEvaluator:
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_lm.heads import classifier, text_body
     >>> model = classifier(text_body("gru", 20, embedding_dim=4, hidden_dim=4), 2)
     >>> counts = {"characters": 3, "bytes": 3, "documents": 2, "unknown": 0}
