@@ -39,7 +39,10 @@ def predict(arguments: Sequence[str] | None) -> int:
     exported = layout.is_export(given.run)
     task = layout.find(given.run)[1].get("task", "lm") if exported else Run.open(given.run).settings.task
     if task not in ("classification", "tagging"):
-        raise UserError(f"{given.run} is of {task}, which writes text: keras_lm-generate shows it")
+        what = (
+            "says nothing by itself: start a run of another task from it" if task == "masked" else "writes text: keras_lm-generate shows it"
+        )
+        raise UserError(f"{given.run} is of {task}, which {what}")
     if given.file not in (None, "-") and not pathlib.Path(given.file).is_file():
         raise UserError(f"no such file: {given.file!r}")
 
