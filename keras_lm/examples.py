@@ -1,4 +1,4 @@
-"""What a task with labels learns from: texts, each with its label or with a label a character, by the split that it falls into.
+"""What a task with labels learns from: texts, or two of them, with what is to be said of them, by the split that they fall into.
 
 The names of the labels are known before the first text is read, and numbered in their order.
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator
 
-from keras_lm import labelled, tagged
+from keras_lm import labelled, passages, similar, tagged
+from keras_lm.cloze import answering_questions
+from keras_lm.corpora import read_files
 from keras_lm.errors import UserError
+from keras_lm.pairs import names, open_pairs, source_key, split_pairs
 from keras_lm.shards import SPLITS
 
 
@@ -20,11 +24,20 @@ class Example:
 
     Args:
         text: The text.
-        labels: The number of its label, or of the label of each of its characters.
+        labels: The number of its label, or of the label of each of its characters; of a question the tokens at which the answer begins and
+            ends, behind a start token, the question and an end token, or twice 0 where this part of the passage does not hold it; of two
+            texts how alike they are, from 0.0 to 1.0, or a number that all pairs with this first text share.
+        second: The passage that the text asks about, or the text that belongs to it.
     """
 
     text: str
-    labels: tuple[int, ...]
+    labels: tuple[float, ...]
+    second: str | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The one text, or both."""
+        return (self.text,) if self.second is None else (self.text, self.second)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,9 +63,9 @@ class Examples:
         drawn = sorted(self.splits["train"], key=lambda example: hashlib.blake2b(f"{seed} {example.text}".encode()).digest())
         return dataclasses.replace(self, splits={**self.splits, "train": tuple(drawn[:number])})
 
-    def rows(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        """`(split, text, labels)` of each, as `keras_lm.label_batches.encode_labelled` takes them."""
-        return ((split, example.text, example.labels) for split in SPLITS for example in self.splits[split])
+    def rows(self) -> Iterator[tuple[str, tuple[str, ...], tuple[float, ...]]]:
+        """`(split, texts, labels)` of each, as `keras_lm.label_batches.encode_labelled` takes them."""
+        return ((split, example.texts, example.labels) for split in SPLITS for example in self.splits[split])
 
 
 def classification_examples(corpus: str, test_corpus: str | None = None, class_names: str | None = None) -> Examples:
@@ -67,8 +80,8 @@ def classification_examples(corpus: str, test_corpus: str | None = None, class_n
     Raises:
         UserError: no such file or package, a line that is not of that form, a label that is none, one class only, no text to learn from.
     """
-    names = _lines(class_names) if class_names else None
-    data = labelled.reviews() if corpus == "reviews" else labelled.read_labelled(corpus, names)
+    classes = _lines(class_names) if class_names else None
+    data = labelled.reviews() if corpus == "reviews" else labelled.read_labelled(corpus, classes)
     parts = data.split()
     if test_corpus:
         held_out = labelled.read_labelled(test_corpus, data.classes)
@@ -112,18 +125,102 @@ def tagging_examples(corpus: str, test_corpus: str | None = None, *, longest: in
     return _checked(Examples(name=data.name, classes=classes, splits=splits, unknown=unknown), "tags")
 
 
+def answering_examples(corpus: str, test_corpus: str | None = None, data_dir: str | None = None, *, longest: int) -> Examples:
+    """Questions with the passages that they are about; one for each window that a passage is cut into.
+
+    Args:
+        corpus: `peoples-daily` (questions made of its sentences), a file in SQuAD's form, or `tfds:NAME[/CONFIG]`.
+        test_corpus: Another such file, which is held out whole.
+        data_dir: Folder of prepared TensorFlow datasets.
+        longest: Characters of a question and a window together.
+
+    Raises:
+        UserError: as `keras_lm.passages.open_questions`; a question that leaves no room; no question to learn from or to validate on.
+    """
+    parts = answering_questions(corpus, test_corpus, data_dir)
+    splits = {
+        name: tuple(example for question in part.questions for example in _windows(question, longest)) for name, part in parts.items()
+    }
+    return _filled(Examples(name=corpus, classes=(), splits=splits), "question")
+
+
+def _windows(question: passages.Question, longest: int) -> Iterator[Example]:
+    asked = question.question
+    stride = max((longest - len(asked)) // 2, 1)
+    for window in passages.examples(question, longest=longest, stride=stride):
+        before = len(asked) + 2
+        span = (0, 0) if window.span is None else (before + window.span[0], before + window.span[1] - 1)
+        yield Example(text=asked, labels=span, second=question.passage[window.start : window.end])
+
+
+def similarity_examples(corpus: str, test_corpus: str | None = None, data_dir: str | None = None) -> Examples:
+    """Pairs of texts that belong together, or that people gave scores.
+
+    Args:
+        corpus: What `keras_lm.pairs.open_pairs` opens, of which a headline is the first text; or a file of pairs with scores, as
+            `keras_lm.similar.read_scored` reads it. Scores are brought to 0 to 1, the least and the greatest of the file.
+        test_corpus: Another file of the same form, which is held out whole.
+        data_dir: Folder of prepared TensorFlow datasets.
+
+    Raises:
+        UserError: as those two; scores that are all the same; no pair to learn from or to validate on.
+    """
+    if not _has_scores(corpus):
+        parts: dict[str, list[tuple[str, str]]] = {name: [] for name in SPLITS}
+        for split, first, second in split_pairs(open_pairs(corpus, task="summarization", data_dir=data_dir, swap=corpus == "headlines")):
+            parts[split].append((first, second))
+        if test_corpus:
+            parts["train"] += parts["test"]
+            parts["test"] = list(open_pairs(test_corpus).pairs())
+        keys = {key: number for number, key in enumerate(dict.fromkeys(source_key(first) for own in parts.values() for first, _ in own))}
+        splits = {
+            name: tuple(Example(text=first, labels=(keys[source_key(first)],), second=second) for first, second in own)
+            for name, own in parts.items()
+        }
+        return _filled(Examples(name=corpus, classes=(), splits=splits), "pair")
+    scored = similar.read_scored(corpus)
+    least, most = min(scored.scores), max(scored.scores)
+    if least == most:
+        raise UserError(f"all pairs of {corpus} have the score {least:g}: where nothing varies there is nothing to learn")
+    rated = scored.split()
+    rows = {name: list(zip(part.firsts, part.seconds, part.scores, strict=True)) for name, part in rated.items()}
+    if test_corpus:
+        other = similar.read_scored(test_corpus)
+        rows["train"] += rows["test"]
+        rows["test"] = list(zip(other.firsts, other.seconds, other.scores, strict=True))
+    splits = {
+        name: tuple(
+            Example(text=first, labels=(min(max((score - least) / (most - least), 0.0), 1.0),), second=second)
+            for first, second, score in own
+        )
+        for name, own in rows.items()
+    }
+    return _filled(Examples(name=corpus, classes=(), splits=splits), "pair")
+
+
+def _has_scores(corpus: str) -> bool:
+    """Whether the first line of a file has three columns or more."""
+    if corpus in names() or corpus.startswith("tfds:") or not os.path.isfile(corpus):
+        return False
+    lines = (line for line in read_files([(corpus, 0, None)], "line", "strict") if line.strip())
+    return next(lines, "").count("\t") >= 2
+
+
 def _checked(examples: Examples, what: str) -> Examples:
-    train = examples.splits["train"]
-    learnt = {label for example in train for label in example.labels}
-    if not train:
-        raise UserError(f"{examples.name} has no text to learn from: give more texts")
-    if len(learnt) < 2:
+    learnt = {label for example in examples.splits["train"] for label in example.labels}
+    if len(learnt) == 1:
         (only,) = learnt
         raise UserError(
             f"all texts of {examples.name} to learn from have one label, {examples.classes[only]!r}: two {what} at least are needed"
         )
+    return _filled(examples, "text")
+
+
+def _filled(examples: Examples, what: str) -> Examples:
+    if not examples.splits["train"]:
+        raise UserError(f"{examples.name} has no {what} to learn from: give more of them")
     if not examples.splits["validation"]:
-        raise UserError(f"no text of {examples.name} falls into the validation split: give more texts")
+        raise UserError(f"no {what} of {examples.name} falls into the validation split: give more of them")
     return examples
 
 

@@ -1,4 +1,4 @@
-"""What stands on a model that has read a text, in place of its next token: a class for the text, a tag for each token.
+"""What stands on a model that has read a text, in place of its next token: a class for the text, a tag for each token, a span of tokens.
 
 A body is a Keras model from ids `(batch, time)` int32, padded with 0 on the right, to a vector for each position. It is a language model
 without its logits, which has read what stands to the left of a position, or an encoder, which has read both sides; so what a language model
@@ -20,59 +20,12 @@ from keras import ops
 from keras_lm import models
 from keras_lm.crf import CRF
 from keras_lm.errors import UserError
+from keras_lm.pooling import Pooling
 from keras_lm.recurrent_attention import ReverseText, read_both_ways
-
-POOLINGS = ("mean", "max", "last")
+from keras_lm.sentence_vectors import summed_pair_loss, summed_pair_right
+from keras_lm.tokenizer_base import END_ID
 
 _CELLS = {"simple_rnn": keras.layers.SimpleRNN, "lstm": keras.layers.LSTM, "gru": keras.layers.GRU}
-
-
-@keras.saving.register_keras_serializable(package="keras_lm")
-class Pooling(keras.layers.Layer):
-    """One vector of a text's many: their mean, the largest number in each place, or the vector of the last token.
-
-    Args:
-        kind: `"mean"` (default), `"max"` or `"last"`.
-
-    Call arguments:
-        inputs: `(batch, time, width)`.
-        visible: `(batch, time)` bool: where there is text; padding is on the right.
-
-    Returns:
-        `(batch, width)`; zeros for a text without tokens.
-
-    Raises:
-        ValueError: another kind.
-
-    Example:
-
-    >>> x = tf.constant([[[1.0], [5.0], [9.0]]])
-    >>> visible = tf.constant([[True, True, False]])
-    >>> [float(Pooling(kind)(x, visible)[0, 0]) for kind in POOLINGS]
-    [3.0, 5.0, 5.0]
-    """
-
-    def __init__(self, kind: str = "mean", **kwargs):
-        super().__init__(**kwargs)
-        if kind not in POOLINGS:
-            raise ValueError(f"kind must be one of {', '.join(POOLINGS)}, got {kind!r}")
-        self.kind = kind
-
-    def call(self, inputs: tf.Tensor, visible: tf.Tensor) -> tf.Tensor:
-        real = tf.cast(visible, inputs.dtype)[:, :, None]
-        if self.kind == "max":
-            lowest = tf.reduce_max(tf.where(visible[:, :, None], inputs, inputs.dtype.min), axis=1)
-            return tf.where(tf.reduce_any(visible, axis=1)[:, None], lowest, tf.zeros_like(lowest))
-        if self.kind == "last":
-            after = tf.pad(real[:, 1:], [[0, 0], [0, 1], [0, 0]])
-            return tf.reduce_sum(inputs * (real - after), axis=1)
-        return tf.reduce_sum(inputs * real, axis=1) / tf.maximum(tf.reduce_sum(real, axis=1), 1)
-
-    def compute_output_shape(self, inputs_shape: tuple, visible_shape: tuple) -> tuple:
-        return inputs_shape[0], inputs_shape[-1]
-
-    def get_config(self) -> dict:
-        return {**super().get_config(), "kind": self.kind}
 
 
 def text_body(
@@ -161,7 +114,13 @@ def body_of(model: keras.Model) -> keras.Model:
     return keras.Model(model.inputs[0], outputs, name="body")
 
 
-_FIRST_OF_HEAD = {"masked_lm": "head_dense", "classifier": "pooling", "tagger": "tags"}
+_FIRST_OF_HEAD = {
+    "masked_lm": "head_dense",
+    "classifier": "pooling",
+    "tagger": "tags",
+    "answerer": "span",
+    "sentence_encoder": "sentence_pooling",
+}
 """By the name of a model: the layer that its head begins with."""
 
 
@@ -256,6 +215,51 @@ def tagger(
     return keras.Model(body.inputs[0], x, name="tagger")
 
 
+@keras.saving.register_keras_serializable(package="keras_lm")
+class PassageOnly(keras.layers.Layer):
+    """Lets a span begin and end in the passage alone, or at the first position, which says that it is not there.
+
+    Call arguments:
+        logits: `(batch, time, 2)`: for the first and the last token of the span.
+        ids: `(batch, time)`: `start question end passage end`, padded with 0.
+
+    Returns:
+        `(batch, 2, time)`, -1e9 where no span can begin or end.
+    """
+
+    def call(self, logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
+        ends = tf.cast(ids == END_ID, tf.int32)
+        inside = (tf.cumsum(ends, axis=1) == 1) & (ends == 0)
+        first = tf.range(tf.shape(ids)[1]) == 0
+        return tf.where((inside | first)[:, None], tf.transpose(logits, [0, 2, 1]), tf.constant(-1e9, logits.dtype))
+
+    def compute_output_shape(self, logits_shape: tuple, ids_shape: tuple) -> tuple:
+        return logits_shape[0], logits_shape[2], logits_shape[1]
+
+
+def answerer(body: keras.Model) -> keras.Model:
+    """A model that finds the answer to a question in a passage.
+
+    Args:
+        body: As in `classifier`, of a model that reads both ways.
+
+    Returns:
+        A Functional `keras.Model`, ids `(batch, time)` int32, each row `start question end passage end` → logits `(batch, 2, time)`:
+        where the answer begins, and where its last token stands. Position 0 says that the passage does not hold it.
+
+    References:
+        Devlin et al. 2019, §4.2 and §4.3.
+
+    Example:
+
+    >>> logits = answerer(text_body("gru", 100, embedding_dim=8, hidden_dim=16))(tf.constant([[2, 50, 3, 60, 61, 3, 0]]))
+    >>> (logits[0] > -1e9).numpy().astype(int).tolist()
+    [[1, 0, 0, 1, 1, 0, 0], [1, 0, 0, 1, 1, 0, 0]]
+    """
+    x = keras.layers.Dense(2, dtype="float32", name="span")(body.outputs[0])
+    return keras.Model(body.inputs[0], PassageOnly(dtype="float32", name="passage_only")(x, body.inputs[0]), name="answerer")
+
+
 def crf_of(model: keras.Model) -> CRF | None:
     """The CRF that a model ends with; `None` where there is none."""
     return next((layer for layer in model.layers if isinstance(layer, CRF)), None)
@@ -266,14 +270,16 @@ def summed_loss(model: keras.Model, labels: tf.Tensor, logits: tf.Tensor, weight
 
     Args:
         model: What gave the logits; with a CRF the tags of a text are one thing, whose -ln P counts with the weight of one of them.
-        labels: `(batch,)` or `(batch, time)` int32.
-        logits: The same, and the classes as last axis.
+        labels: `(batch,)`, `(batch, time)` or, of spans, `(batch, 2)` int32; of pairs as `sentence_vectors.summed_pair_loss` takes them.
+        logits: The same, and the classes as last axis; of pairs the vectors.
         weights: Of the shape of `labels`; 0 where there is no label. With a CRF all others of a row are equal, and stand together from the
             second position on, behind the start token.
 
     Returns:
         `()` float32.
     """
+    if model.name == "sentence_encoder":
+        return summed_pair_loss(logits, labels, weights)
     crf = crf_of(model)
     if crf is None:
         return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits) * weights)
@@ -281,16 +287,52 @@ def summed_loss(model: keras.Model, labels: tf.Tensor, logits: tf.Tensor, weight
     return -tf.reduce_sum(crf.log_likelihood(logits[:, 1:], labels[:, 1:], lengths) * tf.reduce_max(weights, axis=1))
 
 
+def summed_right(model: keras.Model, ids: tf.Tensor, labels: tf.Tensor, logits: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    """The sum of the weights of those labels that the model finds, `()` float32; arguments as those of `summed_loss`."""
+    if model.name == "sentence_encoder":
+        return summed_pair_right(logits, labels, weights)
+    return tf.reduce_sum(tf.cast(best_labels(model, ids, logits) == labels, tf.float32) * weights)
+
+
 def best_labels(model: keras.Model, ids: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The most probable class of each text, `(batch,)` int32, or the most probable tags of each, `(batch, time)`.
+    """The most probable class of each text, `(batch,)` int32, the most probable tags, `(batch, time)`, or ends of a span, `(batch, 2)`.
 
     Args:
         model: What gave the logits.
         ids: `(batch, time)` int32: what it read.
-        logits: `(batch, classes)` or `(batch, time, tags)`.
+        logits: `(batch, classes)`, `(batch, time, tags)` or `(batch, 2, time)`.
     """
     crf = crf_of(model)
     if crf is None:
         return tf.argmax(logits, axis=-1, output_type=tf.int32)
     between = tf.math.count_nonzero(ids, axis=1, dtype=tf.int32) - 2  # start and end have no tag
     return tf.pad(crf.decode(logits[:, 1:], tf.maximum(between, 0)), [[0, 0], [1, 0]])
+
+
+def best_spans(logits: tf.Tensor, longest: int = 50) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The best span of each row: it ends where it begins or behind, and does not begin at position 0; of equals the first.
+
+    Args:
+        logits: `(batch, 2, time)`, of an `answerer`, whose passages hold a token at least.
+        longest: Most tokens of a span. Default 50.
+
+    Returns:
+        The first and the last token of each, `(batch,)` int32; how much higher the sum of their logits is than that of position 0, which
+        says that there is none, `(batch,)` float32; and P(first) P(last).
+
+    Example:
+
+    >>> [part.numpy().round(2).tolist() for part in best_spans(tf.constant([[[9.0, 0.0, 1.0], [9.0, 4.0, 2.0]]]))]
+    [[1], [1], [-14.0], [0.0]]
+    """
+    time = tf.shape(logits)[2]
+    first, last = tf.range(time)[:, None], tf.range(time)[None]
+    allowed = (first > 0) & (first <= last) & (last < first + longest)
+    scores = tf.where(allowed, logits[:, 0, :, None] + logits[:, 1, None, :], logits.dtype.min)
+    scores = tf.reshape(scores, [-1, time * time])
+    best = tf.argmax(scores, axis=1, output_type=tf.int32)
+    first, last = best // time, best % time
+    probabilities = tf.nn.softmax(logits)
+    chances = [tf.gather(probabilities[:, side], place, batch_dims=1) for side, place in enumerate((first, last))]
+    score = tf.gather(scores, best, batch_dims=1) - logits[:, 0, 0] - logits[:, 1, 0]
+    return first, last, score, chances[0] * chances[1]

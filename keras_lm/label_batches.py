@@ -1,7 +1,7 @@
 """Texts with labels as ids: on disk, and as batches whose order is a function of the seed and the step.
 
-A split lies on disk as any tokenized corpus does, a text a document, and the labels beside it in `labels.npz`: one a text, or one a token.
-Batches are made as those of pairs are (`keras_lm.parallel`): texts of like lengths together, in few widths.
+A split lies on disk as any tokenized corpus does, a text a document, and the labels beside it in `labels.npz`. `FORMS` says what a label is
+of. Batches are made as those of pairs are (`keras_lm.parallel`): texts of like lengths together, in few widths.
 """
 
 from __future__ import annotations
@@ -23,6 +23,14 @@ from keras_lm.pipeline import Tokens, encode, load_tokens
 from keras_lm.shards import SPLITS
 from keras_lm.tokenizer_base import START_ID, Tokenizer
 
+FORMS = {
+    "text": 1,  # a label a text
+    "token": 1,  # a label a token between start and end
+    "span": 2,  # two texts read as one, `start first end second end`, with two labels: the first and the last token of a span
+    "pair": 2,  # two texts, each read for itself, with a label of both: a number of float32 is how alike they are
+}
+"""What labels are of, and how many documents on disk make one text."""
+
 _LABELS = "labels.npz"
 
 Batch = tuple[tf.Tensor, tuple[tf.Tensor, tf.Tensor]]
@@ -33,14 +41,14 @@ class LabelledTokens(Tokens):
     """One split of texts with labels.
 
     Args:
-        labels: `(labels,)` int32: those of all texts, one after the other.
-        ends: `(documents,)` int64: where those of each text end.
-        per_token: Whether each token has a label, or each text one.
+        labels: `(labels,)` int32, or float32: those of all texts, one after the other.
+        ends: `(texts,)` int64: where those of each text end.
+        form: One of `FORMS`.
     """
 
     labels: np.ndarray
     ends: np.ndarray
-    per_token: bool = False
+    form: str = "text"
 
 
 class LabelledIds:
@@ -51,7 +59,8 @@ class LabelledIds:
         longest: A text is cut to this many tokens, its start and end counted.
 
     Attributes:
-        lengths: `(texts,)`: tokens of each, start and end counted, before anything is cut.
+        form: Of the labels.
+        lengths: `(texts,)`: tokens of each, start and end counted, before anything is cut; of a pair those of the longer one.
 
     Example:
 
@@ -63,34 +72,64 @@ class LabelledIds:
     """
 
     def __init__(self, tokens: LabelledTokens, longest: int):
-        self.longest, self._ids, self._labels = longest, tokens.ids, tokens.labels
+        self.form, self.longest, self._ids, self._labels = tokens.form, longest, tokens.ids, tokens.labels
         starts = np.flatnonzero(np.asarray(tokens.ids) == START_ID)
         self._places = np.append(starts, len(tokens.ids)).astype(np.int64)
-        self.lengths = np.diff(self._places)
+        each = np.diff(self._places)
+        self.lengths = {"span": lambda: each[::2] + each[1::2] - 1, "pair": lambda: np.maximum(each[::2], each[1::2])}.get(
+            self.form, lambda: each
+        )()
         self._ends = np.concatenate([[0], tokens.ends]).astype(np.int64)
-        self.per_token = tokens.per_token
 
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def padded(self, numbers: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The texts, `(texts, width)` int32, their labels, `(texts,)` or `(texts, width)`, and weights: 1 for a label, 0 for none."""
-        texts = np.zeros([len(numbers), width], np.int32)
-        labels, weights = np.zeros_like(texts), np.zeros(texts.shape, np.float32)
-        for row, number in enumerate(numbers.tolist()):
-            text, own = self[number]
-            texts[row, : len(text)] = text
-            places = slice(1, len(text) - 1) if self.per_token else slice(0, 1)  # start and end have no label
-            labels[row, places], weights[row, places] = own[: places.stop - places.start], 1
-        return (texts, labels, weights) if self.per_token else (texts, labels[:, 0], weights[:, 0])
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the labels."""
+        return self._labels.dtype
 
-    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """A text's ids and its labels; of one that is too long the end token stays."""
+    def padded(self, numbers: np.ndarray, width: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Texts as one batch.
+
+        Args:
+            numbers: Of the texts.
+            width: Tokens a row.
+            rows: Texts that the batch has room for; those that are missing are padding without labels. Default: as many as there are.
+
+        Returns:
+            Ids `(rows, width)` int32, of pairs `(2 x rows, width)`, all first ones before all second ones; labels `(rows,)`, of tokens
+            `(rows, width)`, of spans `(rows, 2)`; and weights float32 of the same shape: 1 for a label, 0 for none.
+        """
+        rows = len(numbers) if rows is None else rows
+        texts = np.zeros([2 if self.form == "pair" else 1, rows, width], np.int32)
+        labels = np.zeros([rows, {"token": width, "span": 2}.get(self.form, 1)], self._labels.dtype)
+        weights = np.zeros(labels.shape, np.float32)
+        for row, number in enumerate(numbers.tolist()):
+            own, label = self[number]
+            for side, text in enumerate(own):
+                texts[side, row, : len(text)] = text
+            places = slice(1, len(own[0]) - 1) if self.form == "token" else slice(0, len(label))  # start and end have no label
+            labels[row, places], weights[row, places] = label[: places.stop - places.start], 1
+        shape = [rows] if self.form in ("text", "pair") else labels.shape
+        return texts.reshape([-1, width]), labels.reshape(shape), weights.reshape(shape)
+
+    def __getitem__(self, number: int) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
+        """A text's ids, of a pair those of both, and its labels; of one that is too long the end token stays."""
+        labels = self._labels[self._ends[number] : self._ends[number + 1]]
+        if self.form == "span":
+            first, second = self._document(2 * number), self._document(2 * number + 1)
+            return (self._cut(np.concatenate([first, second[1:]])),), labels
+        if self.form == "pair":
+            return (self._cut(self._document(2 * number)), self._cut(self._document(2 * number + 1))), labels
+        return (self._cut(self._document(number)),), labels
+
+    def _document(self, number: int) -> np.ndarray:
         first, end = self._places[number : number + 2].tolist()
-        text = self._ids[first:end]
-        if len(text) > self.longest:
-            text = np.append(text[: self.longest - 1], text[-1])
-        return text, self._labels[self._ends[number] : self._ends[number + 1]]
+        return self._ids[first:end]
+
+    def _cut(self, text: np.ndarray) -> np.ndarray:
+        return text if len(text) <= self.longest else np.append(text[: self.longest - 1], text[-1])
 
     def width(self, numbers: np.ndarray) -> int:
         """How wide a batch of these texts is."""
@@ -98,30 +137,32 @@ class LabelledIds:
 
 
 def encode_labelled(
-    examples: Iterable[tuple[str, str, Sequence[int]]], tokenizer: Tokenizer, folder: str | os.PathLike, *, per_token: bool = False
+    examples: Iterable[tuple[str, Sequence[str], Sequence[float]]], tokenizer: Tokenizer, folder: str | os.PathLike, *, form: str = "text"
 ) -> dict[str, LabelledTokens]:
     """Tokenizes texts with labels into `folder`, one pass.
 
     Args:
-        examples: `(split, text, labels)`: one label, or one for each token.
+        examples: `(split, texts, labels)`: one text or two, and their labels, as the form has them.
         tokenizer: A fitted tokenizer.
         folder: Is created; must not exist.
-        per_token: Whether each token has a label, or each text one (default).
+        form: One of `FORMS`. Labels are written as float32 where the first of all is a float.
 
     Returns:
         What `load_labelled(folder)` gives.
     """
-    labels: dict[str, list[Sequence[int]]] = {name: [] for name in SPLITS}
+    labels: dict[str, list[Sequence[float]]] = {name: [] for name in SPLITS}
 
-    def texts() -> Iterator[tuple[str, str]]:
-        for split, text, own in examples:
+    def documents() -> Iterator[tuple[str, str]]:
+        for split, texts, own in examples:
             labels[split].append(own)
-            yield split, text
+            yield from ((split, text) for text in texts)
 
-    encode(texts(), tokenizer, folder)
-    arrays = {"per_token": np.array(per_token)}
+    encode(documents(), tokenizer, folder)
+    first = next((label for rows in labels.values() for row in rows for label in row), 0)
+    dtype = np.float32 if isinstance(first, float) else np.int32
+    arrays = {"form": np.array(form)}
     for name, rows in labels.items():
-        arrays[f"{name}_labels"] = np.fromiter((label for row in rows for label in row), np.int32)
+        arrays[f"{name}_labels"] = np.fromiter((label for row in rows for label in row), dtype)
         arrays[f"{name}_ends"] = np.cumsum([len(row) for row in rows], dtype=np.int64)
     with replacing(pathlib.Path(folder) / _LABELS) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
@@ -138,16 +179,17 @@ def load_labelled(folder: str | os.PathLike) -> dict[str, LabelledTokens]:
     try:
         with np.load(path) as arrays:
             labels = {name: (arrays[f"{name}_labels"], arrays[f"{name}_ends"]) for name in SPLITS}
-            per_token = bool(arrays["per_token"])
+            form = str(arrays["form"])
+            documents = FORMS[form]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         raise UserError(f"{path} is missing or damaged: train the run anew") from None
     result = {}
     for name, tokens in load_tokens(folder).items():
         own, ends = labels[name]
-        if len(ends) != tokens.documents or (len(ends) and ends[-1] != len(own)):
-            raise UserError(f"{path} holds labels of {len(ends)} texts, but there are {tokens.documents}: train the run anew")
+        if len(ends) * documents != tokens.documents or (len(ends) and ends[-1] != len(own)):
+            raise UserError(f"{path} holds labels of {len(ends)} texts, but there are {tokens.documents // documents}: train the run anew")
         counts = {field: getattr(tokens, field) for field in tokens.__dataclass_fields__}
-        result[name] = LabelledTokens(labels=own, ends=ends, per_token=per_token, **counts)
+        result[name] = LabelledTokens(labels=own, ends=ends, form=form, **counts)
     return result
 
 
@@ -161,8 +203,7 @@ def label_batches(texts: LabelledIds, *, batch_size: int, seed: int = 0, start_s
         start_step: Number of the first batch: a run that resumes after step n passes n.
 
     Yields:
-        `(ids, (labels, weights))`: ids `(batch_size, width)` int32; labels int32 and weights float32 `(batch_size,)`, or
-        `(batch_size, width)` where tokens have labels; weights add up to 1.
+        `(ids, (labels, weights))`, as `LabelledIds.padded` gives them; weights add up to 1.
     """
     epoch_steps = -(-len(texts) // batch_size)
     order = functools.lru_cache(maxsize=2)(lambda epoch: batch_order(texts.lengths, batch_size, seed, epoch))
@@ -175,8 +216,9 @@ def label_batches(texts: LabelledIds, *, batch_size: int, seed: int = 0, start_s
             yield ids, (labels, weights / max(weights.sum(), 1))
             step += 1
 
-    shape = [batch_size, None] if texts.per_token else [batch_size]
-    signature = (tf.TensorSpec([batch_size, None], tf.int32), (tf.TensorSpec(shape, tf.int32), tf.TensorSpec(shape, tf.float32)))
+    rows = 2 * batch_size if texts.form == "pair" else batch_size
+    shape = [batch_size] if texts.form in ("text", "pair") else [batch_size, None]
+    signature = (tf.TensorSpec([rows, None], tf.int32), (tf.TensorSpec(shape, texts.dtype), tf.TensorSpec(shape, tf.float32)))
     return iter(tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4))
 
 
@@ -185,7 +227,5 @@ def label_evaluation_batches(texts: LabelledIds, *, batch_size: int) -> Iterator
     order = np.argsort(texts.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]
-        missing = (0, batch_size - len(numbers))
-        ids, *targets = texts.padded(numbers, texts.width(numbers))
-        ids = np.pad(ids, [missing, (0, 0)])
-        yield ids, tuple(np.pad(part, [missing, (0, 0)][: part.ndim]) for part in targets)
+        ids, *targets = texts.padded(numbers, texts.width(numbers), batch_size)
+        yield ids, tuple(targets)

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_lm.errors import UserError
-from keras_lm.heads import best_labels, summed_loss
+from keras_lm.heads import summed_loss, summed_right
 from keras_lm.label_batches import LabelledIds, LabelledTokens, label_evaluation_batches
 from keras_lm.recurrent import run_model
 from keras_lm.tracing import by_shape
@@ -20,9 +20,9 @@ class LabelEvaluation:
     """What a classifier or tagger makes of texts with labels.
 
     Attributes:
-        loss: Mean of -ln P(label), in nats a label.
-        accuracy: Share of the labels that are the most probable ones.
-        labels: How many labels there were: of texts, or of tokens.
+        loss: Mean of -ln P(label), in nats a label; of pairs with scores the mean square of what cosines are off.
+        accuracy: Share of the labels that are the most probable ones; of pairs as `sentence_vectors.summed_pair_right` has it.
+        labels: How many labels there were: of texts, tokens, ends of spans, or pairs.
     """
 
     loss: float
@@ -34,7 +34,7 @@ class LabelEvaluator:
     """Evaluates one model again and again, compiled once for each width of a batch.
 
     Args:
-        model: A classifier or tagger of `keras_lm.heads`.
+        model: One of `keras_lm.heads`, or a sentence encoder.
         sequence_length: Tokens to which a text is cut.
         batch_size: Texts a batch.
         jit_compile: Whether XLA compiles it.
@@ -58,8 +58,7 @@ class LabelEvaluator:
         @tf.function(jit_compile=jit_compile, autograph=False)
         def judged(ids: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             logits = run_model(model, ids)
-            right = tf.cast(best_labels(model, ids, logits) == labels, tf.float32)
-            return summed_loss(model, labels, logits, weights), tf.reduce_sum(right * weights)
+            return summed_loss(model, labels, logits, weights), summed_right(model, ids, labels, logits, weights)
 
         self._judged = by_shape(judged)
 

@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_lm.attention import MEMORY, Cache, CrossAttention, SelfAttention, projection
+from keras_lm.dropout import HashDropout
 from keras_lm.products import apply_dense
 
 
@@ -157,7 +158,7 @@ class TransformerBlock(keras.layers.Layer):
             self.gate = projection(self, "gate", self.feed_forward_dim)
             self.gate.build(inputs_shape)
         self.narrow.build((*inputs_shape[:-1], self.feed_forward_dim))
-        self.branch_dropout = keras.layers.Dropout(self.dropout, dtype=policy, name="branch_dropout")
+        self.branch_dropout = HashDropout(self.dropout, dtype=policy, name="branch_dropout")
 
     def _norm(self, name: str, shape: tuple) -> keras.layers.Layer:
         layer = normalization(self.normalization, self.epsilon, dtype=self.dtype_policy, name=name)

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_lm.dropout import HashDropout
 from keras_lm.errors import unknown_name
 from keras_lm.layers import OutputBias, PositionEmbedding, TransformerBlock, gelu_tanh, normalization
 
@@ -148,7 +149,7 @@ def transformer_lm(
     if positions == "learned":
         x = PositionEmbedding(context_length, name="positions")(x)
     if dropout:
-        x = keras.layers.Dropout(dropout)(x)
+        x = HashDropout(dropout)(x)
     for number in range(num_layers):
         x = TransformerBlock(
             num_heads=num_heads,
@@ -237,7 +238,7 @@ def transformer_encoder(
     x = keras.layers.Add(name="typed")([x, type_embedding(types)])
     x = normalization(normalization_kind, epsilon, name="embedding_norm")(x)
     if dropout:
-        x = keras.layers.Dropout(dropout)(x)
+        x = HashDropout(dropout)(x)
     for number in range(num_layers):
         x = TransformerBlock(
             num_heads=num_heads,

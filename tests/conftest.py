@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import pathlib
 
 import keras
@@ -138,6 +139,37 @@ def small_tag_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     lines = [" ".join(word for word in words if word) + "\n" for words in itertools.product(*parts)]
     (folder / "marked.txt").write_text("".join(lines), encoding="utf-8")
     return _trained(folder, task="tagging", corpus="marked.txt", steps=60)
+
+
+@pytest.fixture(scope="session")
+def small_answer_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A GRU that has learnt to find names and years in small passages, trained to its end. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs")
+    paragraphs = []
+    names, books = ("鲁迅", "巴金", "老舍", "茅盾", "冰心"), ("《呐喊》", "《家》", "《茶馆》", "《子夜》")
+    for number, (name, book, said) in enumerate(itertools.product(names, books, ("很有名", "有不少人读过", "是小说"))):
+        year = f"{1900 + number}年"
+        passage = f"{book}{said}，{name}在{year}写成了它。"
+        answers = (("谁写的？", name), ("哪年写的？", year))
+        asked = [
+            {"id": f"{number}{question}", "question": question, "answers": [{"text": answer, "answer_start": passage.index(answer)}]}
+            for question, answer in answers
+        ]
+        paragraphs.append({"context": passage, "qas": asked})
+    (folder / "books.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), encoding="utf-8")
+    return _trained(folder, task="answering", corpus="books.json", steps=100)
+
+
+@pytest.fixture(scope="session")
+def small_similar_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A GRU that has learnt which answers belong to which remarks, trained to its end. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs")
+    things, words = ("房间", "早餐", "服务", "位置", "这本书", "电脑"), (("很好", "不错"), ("太小", "不大"), ("贵", "花钱"), ("旧", "老"))
+    lines = [
+        f"{thing}{word}{end}\t说到{thing}，{other}\n" for thing in things for word, other in words for end in ("。", "！", "", "，真的")
+    ]
+    (folder / "pairs.tsv").write_text("".join(lines), encoding="utf-8")
+    return _trained(folder, task="similarity", corpus="pairs.tsv", steps=60)
 
 
 def _trained(folder: pathlib.Path, *, corpus: str, **changes: object) -> Run:

@@ -1,7 +1,10 @@
+import json
+import re
+
 import pytest
 
 from keras_lm.errors import UserError
-from keras_lm.examples import classification_examples, tagging_examples
+from keras_lm.examples import answering_examples, classification_examples, similarity_examples, tagging_examples
 from keras_lm.pipeline import split_of
 
 
@@ -86,3 +89,64 @@ def test_held_out_texts_with_tags_of_their_own_are_left_out_and_counted(tmp_path
     examples = tagging_examples(str(tmp_path / "marked.txt"), str(tmp_path / "other.txt"), longest=20)
     assert examples.unknown == 1
     assert len(examples.splits["test"]) == 1
+
+
+def squad(path, number=60):
+    """A file of questions whose answer is a number, far into a long passage."""
+    paragraphs = []
+    for count in range(number):
+        passage = f"编号{count}的仓库很大。" + "里面有许多书。" * (count % 9) + f"其中最旧的一本写于{1500 + count}年。"
+        asked = {"id": str(count), "question": "最旧的书写于哪年？", "answers": [{"text": f"{1500 + count}年", "answer_start": 0}]}
+        paragraphs.append({"context": passage, "qas": [asked]})
+    path.write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}), encoding="utf-8")
+    return str(path)
+
+
+def test_an_answer_stands_where_its_labels_say(tmp_path):
+    examples = answering_examples(squad(tmp_path / "books.json"), longest=40)
+    held = 0
+    for example in (example for part in examples.splits.values() for example in part):
+        assert len(example.text) + len(example.second) <= 40
+        first, last = example.labels
+        if (first, last) == (0, 0):
+            assert not re.search(r"写于\d{4}年", example.second)
+            continue
+        held += 1
+        read = ["start", *example.text, "end", *example.second, "end"]
+        assert re.fullmatch(r"1\d{3}年", "".join(read[first : last + 1]))
+    assert held >= 60
+
+
+def test_a_question_that_leaves_no_room_is_refused(tmp_path):
+    with pytest.raises(UserError, match="a question of 9 characters leaves no room for its passage: 9 are read in all"):
+        answering_examples(squad(tmp_path / "books.json"), longest=9)
+
+
+def test_pairs_with_scores_and_pairs_that_belong_together_are_told_apart_by_their_columns(tmp_path):
+    rows = [f"text {number}\tother {number}" for number in range(60)]
+    (tmp_path / "pairs.tsv").write_text("".join(f"{row}\n" for row in rows), encoding="utf-8")
+    together = similarity_examples(str(tmp_path / "pairs.tsv"))
+    labels = [example.labels[0] for part in together.splits.values() for example in part]
+    assert all(isinstance(label, int) for label in labels)
+    assert len(set(labels)) == 60
+    (tmp_path / "scored.tsv").write_text("".join(f"{row}\t{number % 6}\n" for number, row in enumerate(rows)), encoding="utf-8")
+    scored = similarity_examples(str(tmp_path / "scored.tsv"))
+    for example in (example for part in scored.splits.values() for example in part):
+        assert example.labels == (int(example.text.split()[1]) % 6 / 5,)
+    (tmp_path / "same.tsv").write_text("".join(f"{row}\t3\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"all pairs of .* have the score 3: where nothing varies"):
+        similarity_examples(str(tmp_path / "same.tsv"))
+
+
+def test_a_test_corpus_of_pairs_is_held_out_whole(tmp_path):
+    for name, first in (("train", 0), ("test", 100)):
+        rows = (f"text {number}\tother {number}\t{number % 6}\n" for number in range(first, first + 60))
+        (tmp_path / f"{name}.tsv").write_text("".join(rows), encoding="utf-8")
+    examples = similarity_examples(str(tmp_path / "train.tsv"), str(tmp_path / "test.tsv"))
+    assert [example.text for example in examples.splits["test"]] == [f"text {number}" for number in range(100, 160)]
+    assert len(examples.splits["train"]) + len(examples.splits["validation"]) == 60
+
+
+def test_headlines_ask_for_their_articles():
+    examples = similarity_examples("headlines")
+    assert all(len(example.text) <= 30 < len(example.second) for example in examples.splits["test"])

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lm import heads, models
+from keras_lm import models
 from keras_lm.errors import UserError
-from keras_lm.heads import Pooling, best_labels, body_of, classifier, crf_of, summed_loss, tagger, take_body, text_body
+from keras_lm.heads import answerer, best_labels, best_spans, body_of, classifier, crf_of, summed_loss, tagger, take_body, text_body
 from keras_lm.recurrent import run_model
 
 SIZES = {
@@ -40,7 +40,7 @@ def test_only_a_body_that_reads_both_ways_knows_what_follows(kind):
 
 
 @pytest.mark.parametrize("kind", ["gru", "transformer"])
-@pytest.mark.parametrize("make", [lambda body: classifier(body, 3), lambda body: tagger(body, 3, forbidden=[(0, 1)])])
+@pytest.mark.parametrize("make", [lambda body: classifier(body, 3), lambda body: tagger(body, 3, forbidden=[(0, 1)]), answerer])
 def test_a_model_with_a_head_is_saved_and_loaded(kind, make, tmp_path):
     model = make(body(kind))
     if crf_of(model):
@@ -56,20 +56,6 @@ def test_the_fast_recurrent_path_says_what_keras_layers_say():
     for kind in ("simple_rnn", "lstm", "gru"):
         model = classifier(body(kind), 3)
         np.testing.assert_allclose(run_model(model, IDS), model(IDS), atol=1e-5)
-
-
-@pytest.mark.parametrize("kind", heads.POOLINGS)
-def test_pooling_against_numpy(kind):
-    x, lengths = np.random.normal(size=[3, 7, 4]).astype(np.float32), (5, 3, 0)
-    pooled = Pooling(kind)(x, tf.sequence_mask(lengths, 7)).numpy()
-    of = {"mean": lambda rows: rows.mean(axis=0), "max": lambda rows: rows.max(axis=0), "last": lambda rows: rows[-1]}[kind]
-    for row, length in enumerate(lengths):
-        np.testing.assert_allclose(pooled[row], of(x[row, :length]) if length else np.zeros(4), rtol=1e-6)
-
-
-def test_another_pooling_is_refused():
-    with pytest.raises(ValueError, match="mean, max, last, got 'sum'"):
-        Pooling("sum")
 
 
 @pytest.mark.parametrize("kind", SIZES)
@@ -120,3 +106,31 @@ def test_a_crf_whose_weights_are_zero_is_a_softmax_a_position():
     )
     real = weights.numpy() > 0
     np.testing.assert_array_equal(best_labels(marking, IDS, logits).numpy()[real], best_labels(plain, IDS, logits).numpy()[real])
+
+
+def test_a_span_stands_in_the_passage_or_at_the_first_position():
+    ids = tf.constant([[2, 9, 9, 3, 7, 8, 7, 3, 0], [2, 3, 5, 3, 0, 0, 0, 0, 0]])
+    possible = answerer(body("gru"))(ids).numpy() > -1e8
+    assert possible[:, 0].tolist() == possible[:, 1].tolist() == [[1, 0, 0, 0, 1, 1, 1, 0, 0], [1, 0, 1, 0, 0, 0, 0, 0, 0]]
+
+
+def test_the_loss_of_spans_is_that_of_transformers():
+    torch = pytest.importorskip("torch")
+    logits, places = np.random.normal(size=[3, 2, 9]).astype(np.float32), np.array([[4, 5], [0, 0], [8, 8]])
+    ends = [torch.nn.functional.cross_entropy(torch.tensor(logits[:, side]), torch.tensor(places[:, side])) for side in (0, 1)]
+    weights = tf.fill([3, 2], 1 / 6)
+    expected = float((ends[0] + ends[1]) / 2)  # as BertForQuestionAnswering has it
+    assert float(summed_loss(answerer(body("gru")), tf.constant(places, tf.int32), tf.constant(logits), weights)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("longest", [1, 3, 50])
+def test_the_best_span_against_all_spans(longest):
+    logits = np.random.normal(size=[20, 2, 9]).astype(np.float32)
+    first, last, score, chance = (part.numpy() for part in best_spans(tf.constant(logits), longest))
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    for row in range(20):
+        spans = [(one, other) for one in range(1, 9) for other in range(one, min(one + longest, 9))]
+        best = max(spans, key=lambda span, row=row: logits[row, 0, span[0]] + logits[row, 1, span[1]])
+        assert (first[row], last[row]) == best
+        assert score[row] == pytest.approx(logits[row, 0, best[0]] + logits[row, 1, best[1]] - logits[row, :, 0].sum(), abs=1e-5)
+        assert chance[row] == pytest.approx(softmax[row, 0, best[0]] * softmax[row, 1, best[1]], rel=1e-5)

@@ -82,9 +82,9 @@ def test_imports_run_one_way(repository):
         "pipeline",
         "labelled",
         "tagged",
-        "examples",
         "pairs",
         "passages",
+        "cloze",
         "parallel",
         "label_batches",
         "masking",
@@ -102,6 +102,8 @@ def test_imports_run_one_way(repository):
         "pointer",
         "seq2seq",
         "crf",
+        "pooling",
+        "sentence_vectors",
         "heads",
         "tuning",
         "evaluation",
@@ -111,7 +113,19 @@ def test_imports_run_one_way(repository):
         "attention_plots",
         "label_plots",
     )
-    stations += ("generation", "classical", "embeddings", "similar", "pretrained", "training", "tasks", "insight", "export", "cli")
+    stations += (
+        "generation",
+        "classical",
+        "embeddings",
+        "similar",
+        "examples",
+        "pretrained",
+        "training",
+        "tasks",
+        "insight",
+        "export",
+        "cli",
+    )
     for path in (repository / "keras_lm").rglob("*.py"):
         station = path.relative_to(repository / "keras_lm").parts[0].removesuffix(".py")
         if station == "__init__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import pathlib
 import sys
@@ -25,7 +26,9 @@ _EPILOG = """examples:
 Prints one line of JSON: loss (nats a token), perplexity, bits_per_character, bits_per_byte, and the counts behind them. Of a run of
 --task translation or summarization what it writes for the sources is judged too, by BLEU and chrF or by ROUGE, beside a floor: the
 translation of the most similar sentence trained on, or the text's own beginning. Of --task classification accuracy and F1, beside a bag of
-words that learnt from the same texts; of --task tagging F1 of the words found, and of words with their tags, beside jieba."""
+words that learnt from the same texts; of --task tagging F1 of the words found, and of words with their tags, beside jieba; of --task
+answering exact match and F1, beside the span nearest to the question; of --task similarity Spearman's correlation with the scores, or how
+often the text that belongs to another is found, beside TF-IDF."""
 
 
 def parser() -> options.Parser:
@@ -110,24 +113,12 @@ def _judge(run: Run, part: str, num_beams: int, written: str | None) -> dict[str
 
 def _judge_labels(run: Run, part: str, written: str | None) -> dict[str, object]:
     """What a run says of the texts of a split, in figures; and into a file, if it is to be read."""
-    from keras_lm.tasks import classification, tagging
-
-    if run.settings.task == "classification":
-        right = classification.held_out_examples(run, part)
-        scores, said = classification.evaluate(run, part, progress=options.progress_bar(len(right), "text"))
-        rows = [
-            (one.text, run.load_labels()[one.labels[0]], two.label, f"{two.probability:.4f}") for one, two in zip(right, said, strict=True)
-        ]
-        floor = classification.floor(run, part)
-    else:
-        words = tagging.marked_words(run, part)
-        scores, found = tagging.evaluate(run, part, progress=options.progress_bar(len(words), "text"))
-        spelled = lambda pairs: " ".join(f"{word}/{tag}" for word, tag in pairs)
-        rows = [("".join(word for word, _ in one), spelled(one), spelled(two)) for one, two in zip(words, found, strict=True)]
-        floor = tagging.floor(run, part)
+    task = importlib.import_module(f"keras_lm.tasks.{run.settings.task}")
+    held_out = task.held_out(run, part)
+    scores, said = task.evaluate(run, part, progress=options.progress_bar(len(held_out), "text"))
     if written:
-        _write(written, rows)
-    return {**dataclasses.asdict(scores), "floor": dataclasses.asdict(floor)}
+        _write(written, task.rows(run, held_out, said))
+    return {**dataclasses.asdict(scores), "floor": dataclasses.asdict(task.floor(run, part))}
 
 
 def _write(path: str, rows: Iterable[Sequence[str]]) -> None:

@@ -153,7 +153,10 @@ def _check_corpus(settings: TrainingSettings) -> None:
         return
     packaged = LABELLED[settings.task]
     if settings.corpus == packaged:
-        corpora.open_corpus("peoples-daily")  # which lies in the package that both come from
+        corpora.open_corpus("peoples-daily")  # which lies in the package that all come from
+    elif settings.task == "similarity" and not pathlib.Path(settings.corpus).is_file():
+        pairs.open_pairs(settings.corpus)
+        return
     for path in (settings.corpus if settings.corpus != packaged else None, settings.test_corpus, settings.class_names):
         if path is not None and not pathlib.Path(path).is_file():
             raise UserError(f"no such file: {path!r}" + (f" (known: {packaged})" if path == settings.corpus else ""))

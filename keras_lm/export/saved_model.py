@@ -163,12 +163,12 @@ def export_labeller(
     settings: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
 ) -> pathlib.Path:
-    """Writes the next version of an export of a classifier or tagger.
+    """Writes the next version of an export of a model that says something of texts.
 
     Args:
-        model: Of `keras_lm.heads`.
+        model: Of `keras_lm.heads`, or a sentence encoder.
         tokenizer: The one it was trained with.
-        classes: The names of the labels, in the order of their numbers.
+        classes: The names of the labels, in the order of their numbers; none for a model that has no labels.
         folder, clean, settings, metrics: As in `export_model`.
         longest: Tokens to which a text is cut.
 
@@ -179,14 +179,16 @@ def export_labeller(
         UserError: a folder that holds something else, another number of names than the model knows.
     """
     folder = layout.check_target(folder)
-    if model.output_shape[-1] != len(classes):
+    task = _TASKS[model.name]
+    if task in ("classification", "tagging") and model.output_shape[-1] != len(classes):
         raise UserError(f"the model knows {model.output_shape[-1]} labels, but there are {len(classes)} names: give those of its run")
     module = ServedLabeller(model, tokenizer, classes, longest=longest, clean=clean)
     described = {
         "model": model.name,
-        "task": "tagging" if model.name == "tagger" else "classification",
+        "task": task,
         "parameters": model.count_params(),
         "longest": longest,
+        "width": model.output_shape[-1],
         "classes": list(classes),
         "xla": False,
         "notes": list(_LABEL_NOTES),
@@ -194,6 +196,10 @@ def export_labeller(
         "metrics": metrics or {},
     }
     return _write(folder, module, tokenizer, clean, described)
+
+
+_TASKS = {"classifier": "classification", "tagger": "tagging", "answerer": "answering", "sentence_encoder": "similarity"}
+"""By the name of a model."""
 
 
 def _write(folder: pathlib.Path, module: tf.Module, tokenizer: Tokenizer, clean: Sequence[str], described: dict[str, Any]) -> pathlib.Path:

@@ -79,22 +79,22 @@ def evaluate(
     Raises:
         UserError: the texts are not where they were; a run of another task.
     """
-    held_out = held_out_examples(run, part)
-    predictions = Labeller.of(run).classify([example.text for example in held_out], progress)
+    examples = held_out(run, part)
+    predictions = Labeller.of(run).classify([example.text for example in examples], progress)
     probabilities = np.array([list(prediction.probabilities.values()) for prediction in predictions])
-    return classification_scores(probabilities, [example.labels[0] for example in held_out]), predictions
+    return classification_scores(probabilities, [example.labels[0] for example in examples]), predictions
 
 
 def floor(run: Run, part: str = "test") -> ClassificationScores:
     """The same of TF-IDF of characters and pairs and logistic regression, taught on the run's own training texts."""
-    train, held_out = examples_of(run.settings).splits["train"], held_out_examples(run, part)
+    train, judged = examples_of(run.settings).splits["train"], held_out(run, part)
     bag = BagOfWordsClassifier.fit([one.text for one in train], [one.labels[0] for one in train])
-    probabilities = np.zeros([len(held_out), len(run.load_labels())])
-    probabilities[:, list(bag.classes)] = bag.predict_probabilities([one.text for one in held_out])  # few texts may not show all classes
-    return classification_scores(probabilities, [one.labels[0] for one in held_out])
+    probabilities = np.zeros([len(judged), len(run.load_labels())])
+    probabilities[:, list(bag.classes)] = bag.predict_probabilities([one.text for one in judged])  # few texts may not show all classes
+    return classification_scores(probabilities, [one.labels[0] for one in judged])
 
 
-def held_out_examples(run: Run, part: str) -> tuple[Example, ...]:
+def held_out(run: Run, part: str) -> tuple[Example, ...]:
     """The texts of a split with their labels, read from the run's own corpus once more.
 
     Raises:
@@ -104,3 +104,9 @@ def held_out_examples(run: Run, part: str) -> tuple[Example, ...]:
     if not found:
         raise UserError(f"no text of {run.settings.corpus} falls into the {part} part")
     return found
+
+
+def rows(run: Run, examples: Sequence[Example], said: Sequence[Prediction]) -> list[tuple[str, ...]]:
+    """For each text: the text, its class, the class that was said, and its probability."""
+    names = run.load_labels()
+    return [(one.text, names[one.labels[0]], two.label, f"{two.probability:.4f}") for one, two in zip(examples, said, strict=True)]

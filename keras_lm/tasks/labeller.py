@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras_lm import cleaning, tagged
 from keras_lm.errors import UserError
 from keras_lm.heads import best_labels
-from keras_lm.parallel import batch_width
 from keras_lm.recurrent import run_model
+from keras_lm.tasks.text_batches import row_batches, text_rows
 from keras_lm.tokenizer_base import Tokenizer
 from keras_lm.tracing import by_shape
 from keras_lm.training.run import Run
@@ -90,8 +90,8 @@ class Labeller:
         Raises:
             UserError: a run of another task; as `Run.load_model`.
         """
-        if not run.settings.reads_labels:
-            raise UserError(f"{run.folder} is a run of {run.settings.task}: it writes text, which keras_lm-generate shows")
+        if run.settings.task not in ("classification", "tagging"):
+            raise UserError(f"{run.folder} is a run of {run.settings.task}, not of classification or tagging")
         settings = run.settings
         sizes = {"longest": settings.sequence_length, "batch_size": settings.batch_size, "clean": settings.clean}
         return cls(run.load_model(), run.load_tokenizer(), run.load_labels(), **sizes)
@@ -143,18 +143,4 @@ class Labeller:
         return words
 
     def _batches(self, texts: Sequence[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The numbers of some texts of like lengths, and their ids, `(batch_size, width)`; rows behind the last text are empty."""
-        if not len(texts):
-            return
-        rows = self.tokenizer.tokenize(self._clean(tf.constant(list(texts), tf.string)))
-        lengths = np.minimum(rows.row_lengths().numpy() + 2, self.longest)
-        flat, splits = rows.flat_values.numpy(), rows.row_splits.numpy()
-        order = np.argsort(lengths, kind="stable")
-        for start in range(0, len(order), self.batch_size):
-            numbers = order[start : start + self.batch_size]
-            ids = np.zeros([self.batch_size, batch_width(int(lengths[numbers].max()), self.longest)], np.int32)
-            for row, number in enumerate(numbers.tolist()):
-                length = lengths[number]
-                ids[row, 0], ids[row, length - 1] = self.tokenizer.start_id, self.tokenizer.end_id
-                ids[row, 1 : length - 1] = flat[splits[number] : splits[number] + length - 2]
-            yield numbers, ids
+        return row_batches(text_rows(texts, self.tokenizer, self._clean, self.longest), self.longest, self.batch_size)

@@ -25,9 +25,9 @@ def evaluate(run: Run, part: str = "test", *, progress: Callable[[int], None] | 
     Raises:
         UserError: the texts are not where they were; a run of another task.
     """
-    right = marked_words(run, part)
+    right = held_out(run, part)
     found = Labeller.of(run).tag(_texts(right), progress)
-    known = {word for words in marked_words(run, "train") for word, _ in words}
+    known = {word for words in held_out(run, "train") for word, _ in words}
     return tagging_scores(found, right, known), found
 
 
@@ -37,11 +37,11 @@ def floor(run: Run, part: str = "test") -> TaggingScores:
     Raises:
         UserError: as `evaluate`; jieba is not installed.
     """
-    right = marked_words(run, part)
+    right = held_out(run, part)
     return tagging_scores(jieba_floor(_texts(right)), [coarse(words) for words in right])
 
 
-def marked_words(run: Run, part: str) -> list[Words]:
+def held_out(run: Run, part: str) -> list[Words]:
     """The words that are marked in the texts of a split, with their tags, read from the run's own corpus once more; in its pieces.
 
     Raises:
@@ -56,3 +56,9 @@ def marked_words(run: Run, part: str) -> list[Words]:
 
 def _texts(marked: list[Words]) -> list[str]:
     return ["".join(word for word, _ in words) for words in marked]
+
+
+def rows(run: Run, marked: list[Words], found: list[Words]) -> list[tuple[str, ...]]:
+    """For each text: the text, its words, and the words that were found, as word/tag."""
+    spelled = lambda words: " ".join(f"{word}/{tag}" for word, tag in words)
+    return [(text, spelled(one), spelled(two)) for text, one, two in zip(_texts(marked), marked, found, strict=True)]

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_lm import pipeline
 from keras_lm.augmentation import compose
 from keras_lm.evaluation import Evaluator, MaskedEvaluator, PairEvaluator
-from keras_lm.examples import Examples, classification_examples, tagging_examples
+from keras_lm.examples import Examples, answering_examples, classification_examples, similarity_examples, tagging_examples
 from keras_lm.input_service import served_batches
 from keras_lm.label_batches import LabelledIds, label_batches
 from keras_lm.label_evaluation import LabelEvaluator
@@ -41,10 +41,15 @@ def examples_of(settings: TrainingSettings) -> Examples:
     Raises:
         UserError: as the functions of `keras_lm.examples`.
     """
+    held_out, data_dir = settings.test_corpus, settings.data_dir
     if settings.task == "classification":
-        found = classification_examples(settings.corpus, settings.test_corpus, settings.class_names)
+        found = classification_examples(settings.corpus, held_out, settings.class_names)
+    elif settings.task == "tagging":
+        found = tagging_examples(settings.corpus, held_out, longest=settings.sequence_length - 2)  # beside start and end
+    elif settings.task == "answering":
+        found = answering_examples(settings.corpus, held_out, data_dir, longest=settings.sequence_length - 3)  # and one end more between
     else:
-        found = tagging_examples(settings.corpus, settings.test_corpus, longest=settings.sequence_length - 2)  # beside start and end
+        found = similarity_examples(settings.corpus, held_out, data_dir)
     return found.only(settings.examples, settings.seed)
 
 

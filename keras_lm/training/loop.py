@@ -30,6 +30,7 @@ from keras_lm.evaluation import Evaluation
 from keras_lm.files import replacing
 from keras_lm.parallel import PairIds
 from keras_lm.recurrent import zero_states
+from keras_lm.sentence_vectors import sentence_encoder
 from keras_lm.token_names import word_names
 from keras_lm.training.checkpoint import Checkpointer
 from keras_lm.training.data import batches_of, make_evaluator, tokens_in
@@ -99,6 +100,10 @@ def _labelling_model(settings: TrainingSettings, vocabulary_size: int, classes: 
     body = heads.text_body(settings.model, vocabulary_size, **settings.model_arguments())
     if settings.task == "classification":
         return heads.classifier(body, len(classes), pooling=settings.pooling, dropout=settings.dropout)
+    if settings.task == "answering":
+        return heads.answerer(body)
+    if settings.task == "similarity":
+        return sentence_encoder(body, pooling=settings.pooling, dropout=settings.dropout)
     never = {
         "forbidden": tagged.forbidden_transitions(classes),
         "forbidden_start": tagged.forbidden_starts(classes),

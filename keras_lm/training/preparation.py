@@ -166,26 +166,32 @@ def _labels_filler(settings: TrainingSettings, start: Run | None, say: Callable[
             tokenizer = _taken_from(start, folder)
         else:
             say(f"reading {examples.name}, learning a {settings.tokenizer} vocabulary ...")
-            texts = pipeline.cleaned((example.text for example in train), settings.clean)
+            texts = pipeline.cleaned((text for example in train for text in example.texts), settings.clean)
             tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
         tokenizer.save(folder / "tokenizer")
         rows, same = itertools.tee(examples.rows())
-        texts = pipeline.cleaned((text for _, text, _ in same), settings.clean)
-        cleaned = ((split, next(texts), labels) for split, _, labels in rows)
-        tokens = label_batches.encode_labelled(cleaned, tokenizer, folder / "tokens", per_token=settings.task == "tagging")
+        texts = pipeline.cleaned((text for _, own, _ in same for text in own), settings.clean)
+        cleaned = ((split, tuple(itertools.islice(texts, len(own))), labels) for split, own, labels in rows)
+        tokens = label_batches.encode_labelled(cleaned, tokenizer, folder / "tokens", form=LABELS_OF[settings.task])
         with replacing(folder / LABELS) as temporary:
             temporary.write_text(json.dumps(examples.classes, ensure_ascii=False) + "\n", encoding="utf-8")
+        what = {"answering": "passages with a question", "similarity": "pairs"}.get(settings.task, "texts")
         say(
-            f"{tokenizer.vocabulary_size:,} tokens in the vocabulary; {len(train):,} texts to learn from, "
-            f"{tokens['validation'].documents:,} to validate, {tokens['test'].documents:,} to test; {len(examples.classes):,} labels"
+            f"{tokenizer.vocabulary_size:,} tokens in the vocabulary; {len(train):,} {what} to learn from, "
+            f"{len(tokens['validation'].ends):,} to validate, {len(tokens['test'].ends):,} to test"
+            + (f"; {len(examples.classes):,} labels" if examples.classes else "")
         )
         if examples.unknown:
             say(f"{examples.unknown:,} texts held out have a label that none to learn from has, and are left out")
         cut = int((label_batches.LabelledIds(tokens["train"], settings.sequence_length).lengths > settings.sequence_length).sum())
         if cut:
-            say(f"{cut:,} texts are longer than {settings.sequence_length} tokens and are cut")
+            say(f"{cut:,} {what} are longer than {settings.sequence_length} tokens and are cut")
 
     return fill
+
+
+LABELS_OF = {"classification": "text", "tagging": "token", "answering": "span", "similarity": "pair"}
+"""What a task's labels are of: `keras_lm.label_batches.FORMS`."""
 
 
 def _vectors_taker(settings: TrainingSettings, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:

@@ -12,7 +12,7 @@ from keras_lm.preparation.settings import CLEANERS, check_vocabulary_size
 
 CHOICES: dict[str, tuple[str, ...]] = {
     **preparation.CHOICES,
-    "task": ("lm", "masked", "translation", "summarization", "classification", "tagging"),
+    "task": ("lm", "masked", "translation", "summarization", "classification", "tagging", "answering", "similarity"),
     "model": ("simple_rnn", "lstm", "gru", "transformer"),
     "attention": ("bahdanau", "luong"),
     "pooling": ("mean", "max", "last"),
@@ -30,15 +30,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
 PAIRS = {"translation": "translations", "summarization": "headlines"}
 """The corpus of a task that reads pairs, where none is given."""
 
-LABELLED = {"classification": "reviews", "tagging": "peoples-daily"}
+LABELLED = {"classification": "reviews", "tagging": "peoples-daily", "answering": "peoples-daily", "similarity": "headlines"}
 """The same of a task that reads texts with labels."""
+
+_LABELLED = "classification, tagging, answering or similarity"
 
 AUGMENTATIONS = ("delete", "insert", "keyboard", "noise", "swap", "synonym")
 """Ways to change a text: the names in `keras_lm.augmentation`, as a test compares."""
 
-_FOR_LABELS = ("test_corpus", "class_names", "examples")
+_FOR_LABELS = ("test_corpus", "examples")
 """What only tasks with labels know, and what only one of them does."""
-_FOR_TASK = {"pooling": "classification", "crf": "tagging"}
+_FOR_TASK = {"pooling": ("classification", "similarity"), "crf": ("tagging",), "class_names": ("classification",)}
 
 _OF_CHECKPOINT = (
     "tokens",
@@ -89,11 +91,14 @@ class TrainingSettings:
 
     Args:
         task: What the model is to do: lm (go on with a text), masked (find hidden tokens), translation or summarization (write a target
-            for a source), classification (say what a text is), tagging (mark words and their parts of speech).
+            for a source), classification (say what a text is), tagging (mark words and their parts of speech), answering (find the answer
+            to a question in a passage), similarity (make vectors of texts, to be searched and compared).
         corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For translation
             and summarization pairs: translations, headlines, principal-clauses, copy, reverse, tfds:NAME[/CONFIG], a file of lines source
             TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines. For classification: reviews (the default), or a file
-            of lines text TAB label. For tagging: peoples-daily, or a file of lines of word/tag.
+            of lines text TAB label. For tagging: peoples-daily, or a file of lines of word/tag. For answering: peoples-daily (questions
+            are made of its sentences), tfds:NAME[/CONFIG], or a JSON file in SQuAD's form. For similarity: pairs as above that belong
+            together, by default headlines, or a file of lines text TAB text TAB score.
         test_corpus: Labelled texts that are held out, as corpus has them; by default a part of corpus is.
         class_names: File of the names of the classes, a line each, where labels are numbers.
         examples: Most labelled texts to learn from, drawn by the seed; default all.
@@ -121,7 +126,7 @@ class TrainingSettings:
         attention: How the decoder of a gru looks at its source: bahdanau (before each step) or luong (after it).
         pointer: Let the decoder copy tokens of its source: names and numbers, of which few pairs teach little.
         bidirectional: Whether a task with labels reads a text both ways; without it as a language model does, which may then be the start.
-        pooling: What a classifier makes of a text's vectors: mean, max or last.
+        pooling: What a classifier, or similarity, makes of a text's vectors: mean, max or last.
         crf: Whether a tagger judges tags as a sequence.
         tune: What of a model learns that begins with another run's: full (all of it), head, or lora (the head, and matrices of low rank
             beside those of a transformer).
@@ -307,12 +312,12 @@ class TrainingSettings:
                 raise UserError(f"{name} is for pairs: give --task translation or summarization")
         for name in _FOR_LABELS:
             if getattr(self, name) is not None and not self.reads_labels:
-                raise UserError(f"{name} is for texts with labels: give --task classification or tagging")
-        for name, task in _FOR_TASK.items():
-            if getattr(self, name) != getattr(TrainingSettings, name) and self.task != task:
-                raise UserError(f"{name} is for --task {task}, not for {self.task}")
+                raise UserError(f"{name} is for texts with labels: give --task {_LABELLED}")
+        for name, tasks in _FOR_TASK.items():
+            if getattr(self, name) != getattr(TrainingSettings, name) and self.task not in tasks:
+                raise UserError(f"{name} is for --task {' or '.join(tasks)}, not for {self.task}")
         if not self.bidirectional and not self.reads_labels:
-            raise UserError("bidirectional is for texts with labels: give --task classification or tagging")
+            raise UserError(f"bidirectional is for texts with labels: give --task {_LABELLED}")
         if self.augment and self.task != "classification":
             raise UserError(f"augment is for --task classification, not for {self.task}")
         if self.word_dropout and (self.reads_pairs or self.task == "masked" or self.strategy != "none"):
@@ -358,15 +363,21 @@ class TrainingSettings:
         for name in ("strategy", "accumulate"):
             if getattr(self, name) != getattr(TrainingSettings, name):
                 raise UserError(f"{name} is for --task lm and pairs, not for {self.task}")
+        if self.task in ("tagging", "answering"):
+            self._require("tokenizer", self.tokenizer == "char", f"char for {self.task}, whose labels are of characters")
+            self._require("clean", not self.clean, f"empty for {self.task}, whose labels are of the text as it stands")
+        if self.task in ("answering", "similarity"):
+            self._require("label_smoothing", not self.label_smoothing, f"0 for {self.task}, which has no classes")
+        if self.task == "answering":
+            self._require("bidirectional", self.bidirectional, "true for answering: what ends an answer stands behind it")
+            self._require("sequence_length", self.sequence_length >= 8, "at least 8 for answering")
         if self.task == "tagging":
-            self._require("tokenizer", self.tokenizer == "char", "char for tagging, where a token is what gets a tag")
-            self._require("clean", not self.clean, "empty for tagging, whose labels are of the text as it stands")
             self._require("label_smoothing", not (self.crf and self.label_smoothing), "0 with a crf, which is asked for whole texts")
 
     def _check_pretrained(self) -> None:
         if self.pretrained is None:
             return
-        if self.reads_pairs:
+        if self.task != "lm":
             raise UserError(f"pretrained is for --task lm, not for {self.task}")
         for field in dataclasses.fields(self):
             if field.name in _OF_CHECKPOINT and getattr(self, field.name) != field.default:

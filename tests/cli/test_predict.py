@@ -50,6 +50,25 @@ def test_a_tagger_marks_words(capsys, small_tag_run, tmp_path):
     assert json.loads(line)["words"][0] == ["我", "r"]
 
 
+def test_answers_and_cosines_come_a_line_each(capsys, small_answer_run, small_similar_run, tmp_path):
+    passage = "《家》很有名，巴金在1931年写成了它。"
+    status, out, error = call(capsys, "predict", small_answer_run.folder, "--text", "谁写的？", "哪年写的？", "--passage", passage)
+    assert status == 0, error
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["巴金", "1931年"]
+    (tmp_path / "asked.tsv").write_text(f"谁写的？\t{passage}\n", encoding="utf-8")
+    found = json.loads(call(capsys, "predict", small_answer_run.folder, "--file", "asked.tsv", "--json")[1])
+    assert (found["answer"], found["start"]) == ("巴金", passage.index("巴金"))
+    texts = ["房间很好。", "说到房间，不错", "房间很好。", "说到电脑，老"]
+    status, out, error = call(capsys, "predict", small_similar_run.folder, "--text", *texts)
+    assert status == 0, error
+    near, far = (float(line.split("\t")[0]) for line in out.splitlines())
+    assert near > far + 0.2
+    (tmp_path / "bad.tsv").write_text("one\ttwo\nonly one\n", encoding="utf-8")
+    assert "bad.tsv, line 2: two texts with a tab between" in refused(capsys, "predict", small_similar_run.folder, "--file", "bad.tsv")
+    assert "give an even number of them, got 3" in refused(capsys, "predict", small_similar_run.folder, "--text", *texts[:3])
+    assert "--passage goes with --text and a run of answering" in refused(capsys, "predict", small_answer_run.folder, "--text", "谁？")
+
+
 def test_evaluate_gives_scores_beside_a_floor_and_writes_what_was_said(capsys, small_label_run, small_tag_run, tmp_path):
     status, out, error = call(capsys, "evaluate", small_label_run.folder, "--written", "said.tsv")
     values = json.loads(out)
@@ -61,6 +80,15 @@ def test_evaluate_gives_scores_beside_a_floor_and_writes_what_was_said(capsys, s
     assert right / len(lines) == pytest.approx(values["accuracy"])
     values = json.loads(call(capsys, "evaluate", small_tag_run.folder)[1])
     assert {"f1", "tagged_f1", "unknown_recall", "floor"} <= set(values)
+
+
+def test_evaluate_judges_answers_and_pairs(capsys, small_answer_run, small_similar_run):
+    values = json.loads(call(capsys, "evaluate", small_answer_run.folder, "--part", "train", "--written", "said.tsv")[1])
+    assert values["exact_match"] > 0.9 > values["floor"]["exact_match"]
+    assert len(pathlib.Path("said.tsv").read_text(encoding="utf-8").splitlines()) == values["questions"]
+    values = json.loads(call(capsys, "evaluate", small_similar_run.folder, "--part", "train")[1])
+    assert values["mrr"] > 0.5
+    assert {"recall", "ndcg", "k"} <= set(values["floor"])
 
 
 @pytest.mark.slow

@@ -9,7 +9,9 @@ import tensorflow as tf
 from keras_lm.errors import UserError
 from keras_lm.export.labelled import ExportedLabeller
 from keras_lm.export.saved_model import export_labeller, export_run
+from keras_lm.tasks.answering import Answerer
 from keras_lm.tasks.labeller import Labeller
+from keras_lm.tasks.similarity import SentenceVectors
 from tests.export.session import Served
 
 TEXTS = ["房间很好。", "", "电脑糟糕，朋友也这么说。", "unknown 🙂", "早餐真棒" * 20]
@@ -32,6 +34,29 @@ def test_an_export_says_what_the_library_says(exported, exported_tags, small_lab
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
     texts = ["我喜欢书。", "", "老师不看新电影！" * 12, "unknown 🙂"]
     assert ExportedLabeller(exported_tags).tag(texts) == Labeller.of(small_tag_run).tag(texts)
+
+
+def test_answers_and_vectors_of_an_export_are_those_of_the_library(small_answer_run, small_similar_run, tmp_path):
+    theirs = ExportedLabeller(export_run(small_answer_run, tmp_path / "answers"))
+    asked = [("谁写的？", "巴金在1931年写成了它。"), ("哪年写的？", "🙂老舍在1950年写成了。"), ("？", "短")]
+    questions, passages = zip(*asked, strict=True)
+    for one, other in zip(Answerer.of(small_answer_run).answer(questions, passages), theirs.answer(questions, passages), strict=True):
+        assert (one.text, one.start) == (other.text, other.start)
+        assert one.probability == pytest.approx(other.probability, abs=1e-5)
+    theirs = ExportedLabeller(export_run(small_similar_run, tmp_path / "similar"))
+    ours = SentenceVectors.of(small_similar_run).vectors(TEXTS)
+    np.testing.assert_allclose(theirs.vectors(TEXTS), ours, atol=1e-5)
+    assert theirs.vectors([]).shape == (0, ours.shape[1])
+
+
+def test_any_bytes_and_a_batch_of_none_are_answered_through_a_c_session(small_answer_run, tmp_path):
+    served = Served(export_run(small_answer_run, tmp_path / "answers"))
+    questions, passages = ["谁写的？".encode(), b"", b"\xff"], ["《家》很有名，巴金在1931年写成了它。".encode() * 9, b"", b"\xfe\x00"]
+    outputs = served("serving_default", {"questions": np.array(questions, object), "passages": np.array(passages, object)})
+    assert outputs["answer"][0].decode() in passages[0].decode()
+    assert ((outputs["probability"] >= 0) & (outputs["probability"] <= 1)).all()
+    none = {"questions": np.array([], object), "passages": np.array([], object)}
+    assert {name: len(output) for name, output in served("serving_default", none).items()} == dict.fromkeys(outputs, 0)
 
 
 def test_the_metadata_can_be_read_without_loading(exported, exported_tags, small_tag_run):
