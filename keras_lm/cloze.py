@@ -12,6 +12,7 @@ References:
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 import re
@@ -109,52 +110,50 @@ def _opened(source: str, data_dir: str | None) -> Questions:
 
 
 class _Word(NamedTuple):
-    """A word of a text, or the words of a person's name."""
+    """A word of a text, or the words of a person's name; `kind` is how its tag begins."""
 
     text: str
     start: int
-    tag: str
-
-    @property
-    def kind(self) -> str:
-        return self.tag[:2]
+    kind: str
 
 
 def _words(text: TaggedText) -> list[_Word]:
     words: list[_Word] = []
-    place = 0
+    place, before = 0, ""
     for word, tag in text.pairs:
-        if words and tag.startswith("nr") and words[-1].kind == "nr":
+        kind = tag[:2]
+        if kind == before == "nr":
             words[-1] = words[-1]._replace(text=words[-1].text + word)
         else:
-            words.append(_Word(word, place, tag))
-        place += len(word)
+            words.append(_Word(word, place, kind))
+        place, before = place + len(word), kind
     return words
 
 
 def _questions_of(text: TaggedText) -> Iterator[tuple[str, str, tuple[str, int]]]:
     """Question, passage and answer, of each sentence that one can be made of."""
     words, whole = _words(text), text.text
-    if not any(word.kind in QUESTION_WORDS for word in words):
-        return
-    for sentence in _SENTENCE.finditer(whole):
+    names = [(word, behind.kind) for word, behind in itertools.pairwise((*words, _Word("", len(whole), ""))) if word.kind in QUESTION_WORDS]
+    places = collections.defaultdict(list)
+    for name, _ in names:
+        places[name.text, name.kind].append(name.start)
+    for sentence in _SENTENCE.finditer(whole) if len(places) < len(names) else ():
         start, end = sentence.span()
         begin = start + _DATELINE.match(sentence[0]).end()  # a question does not begin with «our reporter in Beijing»
-        elsewhere: dict[tuple[str, str], int] = {}  # where each name first stands in the passage
-        for word in words:
-            if not start <= word.start < end:
-                elsewhere.setdefault((word.text, word.kind), word.start if word.start < start else word.start - (end - start))
-        for name, following in itertools.pairwise((*words, _Word("", len(whole), ""))):
-            place = elsewhere.get((name.text, name.kind)) if begin <= name.start < end else None
-            question = None if place is None else _question(whole[begin:end], name, name.start - begin, following.kind)
-            if question and len(whole) - (end - start) >= _SHORTEST_PASSAGE:
+        for name, following in names:
+            others = [place for place in places[name.text, name.kind] if not start <= place < end]
+            if not others or not begin <= name.start < end or len(whole) - (end - start) < _SHORTEST_PASSAGE:
+                continue
+            question = _question(whole[begin:end], name, name.start - begin, following)
+            if question:
+                place = others[0] if others[0] < start else others[0] - (end - start)
                 yield question, whole[:start] + whole[end:], (name.text, place)
                 break
 
 
 def _question(sentence: str, name: _Word, place: int, following: str) -> str | None:
     """The sentence with a question word for a name, `following` the kind of word behind it; `None` where that makes no good question."""
-    if name.kind not in QUESTION_WORDS or len(name.text) < 2 or (name.kind, following) in (("nr", "n"), ("ns", "ns")):
+    if len(name.text) < 2 or (name.kind, following) in (("nr", "n"), ("ns", "ns")):
         return None
     asks = QUESTION_WORDS[name.kind] + ("的" if name.kind in ("ns", "nt") and following in _NOUNS else "")  # 哪里的报纸
     question = _FINAL_MARKS.sub("？", sentence[:place] + asks + sentence[place + len(name.text) :])

@@ -14,6 +14,7 @@ from keras_lm.errors import UserError
 from keras_lm.passages import Question, Questions
 from keras_lm.pipeline import split_of
 from keras_lm.tagged import TaggedText, TaggedTexts, peoples_daily_tagged
+from keras_lm.tasks.answer_floors import sentences
 
 
 def marked(*lines):
@@ -41,7 +42,7 @@ def test_sentences_with_names_of_the_rest_become_questions():
     text += "“/w 上海/ns 真/d 大/a 。/w ”/w 李/nr 雷/nr 说/v 。/w"
     questions = cloze_questions(marked(text))
     assert questions.questions == (
-        Question("1", "谁昨天到上海？", "他在上海大学读书！“上海真大。”李雷说。", (("李雷", 15),)),
+        Question("1", "谁昨天到上海？", "他在上海大学读书！“上海真大。”李雷说。", (("李雷", 16),)),
         Question("2", "他在哪里的大学读书？", "本报讯李雷昨天到上海。“上海真大。”李雷说。", (("上海", 8),)),
         Question("3", "“哪里真大？”", "本报讯李雷昨天到上海。他在上海大学读书！李雷说。", (("上海", 8),)),
     )
@@ -87,20 +88,16 @@ def test_a_text_is_asked_three_times_at_most():
 
 def test_questions_of_one_text_stand_in_the_split_of_the_whole_text():
     """Their passages differ by a sentence, so that a hash of each would put them apart."""
-    lines = [
-        f"第{number}/m 天/q 李/nr 雷/nr 来/v 了/u 。/w 那/r 天/q 李/nr 雷/nr 走/v 了/u {number}/m 里/q 。/w "
-        "后来/t 李/nr 雷/nr 到/v 了/u 家/n 。/w"
-        for number in range(100, 400)
-    ]
-    texts = marked(*lines)
+    texts = marked(
+        *(f"第{number}/m 次/q 李/nr 雷/nr 来/v 了/u 。/w {LI} 明天/t 李/nr 雷/nr 回/v 家/n 。/w {LONG}" for number in range(100, 400))
+    )
     questions = cloze_questions(texts)
-    parts = questions.split("given")
-    assert [len(part) for part in parts.values()] == [3 * len(part) for part in texts.split().values()]
-    numbers = {name: {re.search(r"\d{3}", one.passage + one.question)[0] for one in part.questions} for name, part in parts.items()}
-    for name, part in texts.split().items():
-        assert numbers[name] == {re.search(r"\d{3}", text.text)[0] for text in part.texts} != set()
+    parts, text_parts = questions.split("given"), texts.split()
+    numbers = {name: [re.search(r"\d+", one.passage + one.question)[0] for one in part.questions] for name, part in parts.items()}
+    for name, part in text_parts.items():
+        assert numbers[name] == [re.search(r"\d+", text.text)[0] for text in part.texts for _ in range(3)] != []
     hashed = questions.split("hash")
-    assert {one.id for one in hashed["test"].questions} != {one.id for one in parts["test"].questions}
+    assert any(one in hashed["train"].questions for one in parts["test"].questions)
 
 
 def test_every_answer_in_the_newspaper_stands_where_it_is_said_to(newspaper):
@@ -120,20 +117,10 @@ def test_the_newspapers_questions_are_held_back_with_their_texts(newspaper):
     parts = newspaper.split("given")
     assert (newspaper.name, sum(map(len, parts.values()))) == ("peoples-daily", len(newspaper))
     assert all(0.03 < len(parts[name]) / len(newspaper) < 0.07 for name in ("validation", "test"))
-    held_back = {text.text for text in peoples_daily_tagged().split()["test"].texts}
-    longest = max(held_back, key=len)
-    for one in parts["test"].questions:  # a passage is one of these texts without a stretch
-        size = len(one.passage)
-        assert any(
-            len(text) > size and _joins(one.passage, text)
-            for text in held_back
-            if text[:3] == one.passage[:3] or text[-3:] == one.passage[-3:]
-        ), one
-    assert longest
-
-
-def _joins(passage, text):
-    return any(passage[:cut] == text[:cut] and passage[cut:] == text[len(text) - len(passage) + cut :] for cut in range(len(passage) + 1))
+    test = [text.text for text in peoples_daily_tagged().split()["test"].texts]
+    without_one = {text[:start] + text[end:] for text in test for start, end in sentences(text)}
+    assert sum(one.passage in without_one for one in parts["test"].questions) > 0.95 * len(parts["test"])  # brackets are cut otherwise
+    assert not any(one.passage in without_one for name in ("train", "validation") for one in parts[name].questions)
 
 
 def squad(path, number, first=0):

@@ -31,6 +31,7 @@ from keras_lm.tokenizer_base import Tokenizer
 from keras_lm.tracing import by_shape
 from keras_lm.training.run import Run
 from keras_lm.training.settings import TrainingSettings
+from keras_lm.training.step import use_xla
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +98,14 @@ class Answerer:
 
     @classmethod
     def of(cls, run: Run) -> Answerer:
-        """That of a run of `--task answering`.
+        """That of a run of `--task answering`; compiled by XLA where its training was.
 
         Raises:
             UserError: a run of another task; as `Run.load_model`.
         """
         _check_task(run)
         sizes = {"longest": run.settings.sequence_length, "batch_size": run.settings.batch_size}
-        return cls(run.load_model(), run.load_tokenizer(), **sizes)
+        return cls(run.load_model(), run.load_tokenizer(), **sizes, jit_compile=use_xla(run.settings))
 
     def answer(self, questions: Sequence[str], passages: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Answer]:
         """The best span of each passage, be it cut into ever so many windows; of equals the first.

@@ -17,6 +17,7 @@ from keras_lm.tasks.text_batches import row_batches, text_rows
 from keras_lm.tokenizer_base import Tokenizer
 from keras_lm.tracing import by_shape
 from keras_lm.training.run import Run
+from keras_lm.training.step import use_xla
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Labeller:
 
     @classmethod
     def of(cls, run: Run) -> Labeller:
-        """That of a run whose task has labels.
+        """That of a run whose task has labels; compiled by XLA where its training was.
 
         Raises:
             UserError: a run of another task; as `Run.load_model`.
@@ -94,7 +95,7 @@ class Labeller:
             raise UserError(f"{run.folder} is a run of {run.settings.task}, not of classification or tagging")
         settings = run.settings
         sizes = {"longest": settings.sequence_length, "batch_size": settings.batch_size, "clean": settings.clean}
-        return cls(run.load_model(), run.load_tokenizer(), run.load_labels(), **sizes)
+        return cls(run.load_model(), run.load_tokenizer(), run.load_labels(), **sizes, jit_compile=use_xla(run.settings))
 
     def probabilities(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """The probability of each class, `(texts, classes)` float32.

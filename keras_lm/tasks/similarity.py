@@ -30,6 +30,7 @@ from keras_lm.tokenizer_base import Tokenizer
 from keras_lm.tracing import by_shape
 from keras_lm.training.data import examples_of
 from keras_lm.training.run import Run
+from keras_lm.training.step import use_xla
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -90,7 +91,7 @@ class SentenceVectors:
 
     @classmethod
     def of(cls, run: Run) -> SentenceVectors:
-        """That of a run of `--task similarity`.
+        """That of a run of `--task similarity`; compiled by XLA where its training was.
 
         Raises:
             UserError: a run of another task; as `Run.load_model`.
@@ -98,7 +99,7 @@ class SentenceVectors:
         _check_task(run)
         settings = run.settings
         sizes = {"longest": settings.sequence_length, "batch_size": settings.batch_size, "clean": settings.clean}
-        return cls(run.load_model(), run.load_tokenizer(), **sizes)
+        return cls(run.load_model(), run.load_tokenizer(), **sizes, jit_compile=use_xla(run.settings))
 
     def vectors(self, texts: Sequence[str], progress: Callable[[int], None] | None = None) -> np.ndarray:
         """A vector of length one for each text; the product of two is their cosine.

@@ -59,7 +59,7 @@ def test_a_tagger_marks_words_and_loses_nothing(tagger):
 
 
 def test_a_run_that_writes_is_no_labeller_and_one_with_labels_writes_nothing(small_run, small_label_run):
-    with pytest.raises(UserError, match="is a run of lm: it writes text, which keras_lm-generate shows"):
+    with pytest.raises(UserError, match="is a run of lm, not of classification or tagging"):
         Labeller.of(small_run)
     with pytest.raises(UserError, match="is a run of classification, which writes no text: keras_lm-predict"):
         small_label_run.make_generator()

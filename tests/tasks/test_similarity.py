@@ -46,8 +46,8 @@ def of_corpus(run, path, rows):
 def pair_run(small_similar_run, tmp_path_factory):
     """A third of the first texts have two second ones; a second one has some characters of its first."""
     draw = random.Random(0)
-    firsts = texts_drawn(draw, 900, 8)
-    rows = [(first, "".join([*draw.sample(first, 3), *draw.choices(KNOWN, k=6)])) for first in [*firsts, *firsts[:300]]]
+    firsts = texts_drawn(draw, 450, 8)
+    rows = [(first, "".join([*draw.sample(first, 3), *draw.choices(KNOWN, k=6)])) for first in [*firsts, *firsts[:150]]]
     return of_corpus(small_similar_run, tmp_path_factory.mktemp("pairs") / "pairs.tsv", rows)
 
 
@@ -55,7 +55,7 @@ def pair_run(small_similar_run, tmp_path_factory):
 def rated_run(small_similar_run, tmp_path_factory):
     """Sentences of six characters, and how many of them are the same."""
     draw = random.Random(0)
-    firsts = texts_drawn(draw, 800, 6)
+    firsts = texts_drawn(draw, 600, 6)
     seconds = ["".join(one if draw.random() < 0.5 else draw.choice(KNOWN) for one in first) for first in firsts]
     same = (sum(one == other for one, other in zip(*pair, strict=True)) for pair in zip(firsts, seconds, strict=True))
     rows = zip(firsts, seconds, map(str, same), strict=True)
