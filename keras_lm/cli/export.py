@@ -75,7 +75,8 @@ def export(arguments: Sequence[str] | None) -> int:
         written = _lite(run, out, given.quantize) if lite else _saved_model(run, out, given.xla)
     print(f"export: {written}")
     words = ("keras_lm-predict", "--text") if run.settings.reads_labels else ("keras_lm-generate", "--prompt")
-    next_steps = [options.command(words[0], str(written) if lite else out, words[1], "...")]
+    texts = options.ASKED.get(run.settings.task, ("...",))
+    next_steps = [options.command(words[0], str(written) if lite else out, words[1], *texts)]
     if not lite:
         next_steps.append(options.command("saved_model_cli", "show", "--dir", str(written), "--all"))
     if given.xla:

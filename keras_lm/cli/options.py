@@ -130,6 +130,10 @@ def _converter(kind: type) -> Callable[[str], object]:
     return convert
 
 
+ASKED = {"answering": ("QUESTION", "--passage", "PASSAGE"), "similarity": ("...", "...")}
+"""What stands behind `keras_lm-predict RUN --text`, by task, where it is not one text."""
+
+
 def command(*words: str) -> str:
     """A command line to type next: a sibling of the running script, with its folder in front where the shell would not find it."""
     name, *arguments = words

@@ -115,10 +115,11 @@ def _train(settings: TrainingSettings, run: Run | None) -> int:
         return 130
     if not devices.is_chief:
         return 0
-    print(_best(result))
+    print(_best(result, run.settings.task))
     print(f"run: {run.folder}  ({'samples.txt, ' if run.settings.writes else ''}curves.png, metrics.jsonl, model.keras)")
     folder, export, prompt = str(run.folder), run.settings.export, run.settings.sample_prompt or "..."
-    words = ("keras_lm-generate", "--prompt", prompt) if run.settings.writes else ("keras_lm-predict", "--text", "...")
+    texts = options.ASKED.get(run.settings.task, ("...",))
+    words = ("keras_lm-generate", "--prompt", prompt) if run.settings.writes else ("keras_lm-predict", "--text", *texts)
     next_steps = [options.command(words[0], folder, *words[1:]), options.command("keras_lm-evaluate", folder)]
     if run.settings.task == "masked":
         next_steps[0] = options.command("keras_lm-train", "--task", "classification", "--start-from", folder)
@@ -128,14 +129,17 @@ def _train(settings: TrainingSettings, run: Run | None) -> int:
         next_steps.append(options.command(words[0], export, *words[1:]) + "   # from the SavedModel")
     else:
         next_steps.append(options.command("keras_lm-export", folder, "--out", f"saved_models/{run.folder.name}"))
+    if run.settings.task == "similarity":
+        next_steps.append(options.command("keras_lm-search", folder, "INDEX", "--build", "texts.txt"))
     print("next:", *next_steps, sep="\n  ")
     return 0
 
 
-def _best(result: Any) -> str:
+def _best(result: Any, task: str) -> str:
     """The result of the best model in words."""
     if hasattr(result, "accuracy"):
-        return f"best validation loss: {result.loss:.4f} nats a label (accuracy there {result.accuracy:.4f})"
+        unit = "a pair" if task == "similarity" else "nats a label"
+        return f"best validation loss: {result.loss:.4f} {unit} (accuracy there {result.accuracy:.4f})"
     if not hasattr(result, "bits_per_character"):
         return f"best validation loss: {result.loss:.4f} nats a hidden token (perplexity {result.perplexity:.2f})"
     perplexity = f"perplexity {result.perplexity:.2f}, {result.bits_per_character:.3f} bits a character"
