@@ -86,8 +86,8 @@ class LabelledIds:
 
     @property
     def dtype(self) -> np.dtype:
-        """Of the labels."""
-        return self._labels.dtype
+        """Of the labels: float32 where they are scores, else int32."""
+        return np.dtype(np.float32 if np.issubdtype(self._labels.dtype, np.floating) else np.int32)
 
     def padded(self, numbers: np.ndarray, width: int, rows: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Texts as one batch.
@@ -103,7 +103,7 @@ class LabelledIds:
         """
         rows = len(numbers) if rows is None else rows
         texts = np.zeros([2 if self.form == "pair" else 1, rows, width], np.int32)
-        labels = np.zeros([rows, {"token": width, "span": 2}.get(self.form, 1)], self._labels.dtype)
+        labels = np.zeros([rows, {"token": width, "span": 2}.get(self.form, 1)], self.dtype)
         weights = np.zeros(labels.shape, np.float32)
         for row, number in enumerate(numbers.tolist()):
             own, label = self[number]

@@ -53,12 +53,13 @@ def test_the_commands_of_the_readme_run(repository, tmp_path):
     (tmp_path / "pairs.tsv").write_text(pairs, encoding="utf-8")
     texts = "".join(f"text number {number}\t{'even' if number % 2 == 0 else 'odd'}\n" for number in range(200))
     (tmp_path / "texts.tsv").write_text(texts, encoding="utf-8")
+    (tmp_path / "texts.txt").write_text(texts.replace("\t", " "), encoding="utf-8")
     (commands,) = [block for block in blocks(repository / "README.md", "bash") if "runs/book" in block]
     small = ["--steps", "4", "--evaluate-every", "2", "--embedding-dim", "16", "--sequence-length", "32"]
     for line in commands.strip().splitlines():
         words = shlex.split(line, comments=True)
         if words[0] == "keras_lm-train" and "--resume" not in words:
-            words += small
+            words += [*small, *(["--sequence-length", "96"] if "answering" in words else [])]  # a question has up to 60 characters
         if words[0] == "keras_lm-prepare":
             words += ["--vocabulary-size", "320"]
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
