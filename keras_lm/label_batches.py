@@ -75,10 +75,11 @@ class LabelledIds:
         self.form, self.longest, self._ids, self._labels = tokens.form, longest, tokens.ids, tokens.labels
         starts = np.flatnonzero(np.asarray(tokens.ids) == START_ID)
         self._places = np.append(starts, len(tokens.ids)).astype(np.int64)
-        each = np.diff(self._places)
-        self.lengths = {"span": lambda: each[::2] + each[1::2] - 1, "pair": lambda: np.maximum(each[::2], each[1::2])}.get(
-            self.form, lambda: each
-        )()
+        self.lengths = np.diff(self._places)
+        if self.form == "span":
+            self.lengths = self.lengths[::2] + self.lengths[1::2] - 1  # the second start token is left out
+        elif self.form == "pair":
+            self.lengths = np.maximum(self.lengths[::2], self.lengths[1::2])
         self._ends = np.concatenate([[0], tokens.ends]).astype(np.int64)
 
     def __len__(self) -> int:
