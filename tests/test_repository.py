@@ -57,6 +57,14 @@ def test_console_scripts_exist(repository):
         assert callable(getattr(importlib.import_module(module), function))
 
 
+def test_tests_that_have_not_begun_in_time_are_left_out_and_counted(repository):
+    for seconds, outcome in (("0", "skipped"), ("1000", "passed")):
+        command = [sys.executable, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "--begin-within", seconds, "tests/test_cleaning.py"]
+        answer = subprocess.run(command, cwd=repository, check=True, capture_output=True, text=True)
+        counted = re.findall(r"\d+ (\w+)", answer.stdout.strip().splitlines()[-1])
+        assert counted[0] == outcome, answer.stdout
+
+
 IMPORT = re.compile(r"^\s*(?:from|import) keras_lm\.?(\w*)(?: import (\w+))?", re.MULTILINE)
 
 
