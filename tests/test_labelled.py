@@ -3,9 +3,20 @@ import gzip
 
 import pytest
 
+from keras_lm.corpora import open_corpus
 from keras_lm.errors import UserError
 from keras_lm.labelled import LabelledTexts, read_labelled, reviews
-from keras_lm.pipeline import split_of
+from keras_lm.pipeline import split_of, split_texts
+
+
+def test_reviews_to_read_are_held_back_as_those_with_labels_are():
+    parts = reviews().split()
+    read = {name: set() for name in parts}
+    for split, text in split_texts(open_corpus("reviews"), "hash"):
+        read[split].add(text)
+    for name, part in parts.items():
+        assert set(part.texts) <= read[name]
+    assert sum(map(len, read.values())) - sum(map(len, parts.values())) < 100  # those that stand under both labels
 
 
 def test_reviews_are_different_texts_with_one_label_each():

@@ -29,7 +29,7 @@ class PreparationSettings:
 
     Args:
         corpus: Text to tokenize, one or several, in this order: files or globs of UTF-8 text (.gz too), tfds:NAME[/CONFIG], peoples-daily,
-            kjv, pydoc.
+            reviews, kjv, pydoc.
         document: What one document of a text file is: line, paragraph or file.
         errors: Bytes that are not UTF-8: strict refuses them, replace reads them as U+FFFD.
         data_dir: Folder of prepared TensorFlow datasets; default their own.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -36,21 +38,28 @@ def pairs_of(settings: TrainingSettings) -> Iterator[tuple[str, str, str]]:
 
 
 def examples_of(settings: TrainingSettings) -> Examples:
-    """The texts with labels of a run, by split.
+    """The texts with labels of a run, by split. The last that were read are kept, as long as their files stay as they are.
 
     Raises:
         UserError: as the functions of `keras_lm.examples`.
     """
-    held_out, data_dir = settings.test_corpus, settings.data_dir
-    if settings.task == "classification":
-        found = classification_examples(settings.corpus, held_out, settings.class_names)
-    elif settings.task == "tagging":
-        found = tagging_examples(settings.corpus, held_out, longest=settings.sequence_length - 2)  # beside start and end
-    elif settings.task == "answering":
-        found = answering_examples(settings.corpus, held_out, data_dir, longest=settings.sequence_length - 3)  # and one end more between
-    else:
-        found = similarity_examples(settings.corpus, held_out, data_dir)
+    files = (settings.corpus, settings.test_corpus, settings.class_names)
+    state = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in map(Path, filter(None, files)) if path.is_file())
+    found = _read_examples(settings.task, *files, settings.data_dir, settings.sequence_length, state)
     return found.only(settings.examples, settings.seed)
+
+
+@functools.lru_cache(maxsize=1)
+def _read_examples(
+    task: str, corpus: str, held_out: str | None, class_names: str | None, data_dir: str | None, sequence_length: int, state: tuple
+) -> Examples:
+    if task == "classification":
+        return classification_examples(corpus, held_out, class_names)
+    if task == "tagging":
+        return tagging_examples(corpus, held_out, longest=sequence_length - 2)  # beside start and end
+    if task == "answering":
+        return answering_examples(corpus, held_out, data_dir, longest=sequence_length - 3)  # and one end more between
+    return similarity_examples(corpus, held_out, data_dir)
 
 
 def batches_of(

@@ -93,12 +93,12 @@ class TrainingSettings:
         task: What the model is to do: lm (go on with a text), masked (find hidden tokens), translation or summarization (write a target
             for a source), classification (say what a text is), tagging (mark words and their parts of speech), answering (find the answer
             to a question in a passage), similarity (make vectors of texts, to be searched and compared).
-        corpus: Text to learn: peoples-daily, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For translation
-            and summarization pairs: translations, headlines, principal-clauses, copy, reverse, tfds:NAME[/CONFIG], a file of lines source
-            TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines. For classification: reviews (the default), or a file
-            of lines text TAB label. For tagging: peoples-daily, or a file of lines of word/tag. For answering: peoples-daily (questions
-            are made of its sentences), tfds:NAME[/CONFIG], or a JSON file in SQuAD's form. For similarity: pairs as above that belong
-            together, by default headlines, or a file of lines text TAB text TAB score.
+        corpus: Text to learn: peoples-daily, reviews, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For
+            translation and summarization pairs: translations, headlines, principal-clauses, copy, reverse, tfds:NAME[/CONFIG], a file of
+            lines source TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines. For classification: reviews (the
+            default), or a file of lines text TAB label. For tagging: peoples-daily, or a file of lines of word/tag. For answering:
+            peoples-daily (questions are made of its sentences), tfds:NAME[/CONFIG], or a JSON file in SQuAD's form. For similarity: pairs
+            as above that belong together, by default headlines, or a file of lines text TAB text TAB score.
         test_corpus: Labelled texts that are held out, as corpus has them; by default a part of corpus is.
         class_names: File of the names of the classes, a line each, where labels are numbers.
         examples: Most labelled texts to learn from, drawn by the seed; default all.

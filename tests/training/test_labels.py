@@ -10,7 +10,7 @@ from keras_lm import augmentation
 from keras_lm.errors import UserError
 from keras_lm.heads import body_of
 from keras_lm.training import loop
-from keras_lm.training.data import batches_of
+from keras_lm.training.data import batches_of, examples_of
 from keras_lm.training.preparation import prepare
 from keras_lm.training.run import Run
 from keras_lm.training.settings import AUGMENTATIONS, TrainingSettings
@@ -42,6 +42,16 @@ def table(tmp_path):
 def trained(**changes):
     run = prepare(TrainingSettings(**{**SMALL, "out": "run", **changes}))
     return run, loop.train(run)
+
+
+def test_texts_are_read_once_and_again_when_their_file_has_changed(table):
+    settings = TrainingSettings(**SMALL, task="classification", corpus=table)
+    whole = examples_of(settings)
+    assert examples_of(dataclasses.replace(settings, seed=5)) is whole
+    assert len(examples_of(dataclasses.replace(settings, examples=7)).splits["train"]) == 7
+    with open(table, "a", encoding="utf-8") as file:
+        file.writelines(f"another text {number}\t{number % 3}\n" for number in range(50))
+    assert sum(map(len, examples_of(settings).splits.values())) == 250
 
 
 @pytest.mark.parametrize("model", ["gru", "transformer"])
