@@ -36,8 +36,8 @@ class Case:
 
 
 CASES = {
-    "reviews": Case({"task": "classification", "corpus": "reviews", "pooling": "max"}, "accuracy", 128),
-    "words": Case({"task": "tagging", "corpus": "peoples-daily"}, "tagged_f1", 96),
+    "reviews": Case({"task": "classification", "corpus": "reviews", "pooling": "max"}, "accuracy", 96),
+    "words": Case({"task": "tagging", "corpus": "peoples-daily"}, "tagged_f1", 64),
     "topics": Case(
         {
             "task": "classification",
@@ -127,7 +127,7 @@ def _arguments() -> argparse.Namespace:
 def _settings(args: argparse.Namespace, name: str, examples: int | None, start: str, tune: str, seed: int):
     case = CASES[name]
     recipe = read_yaml(RECIPES / "pretrain-masked.yaml")
-    model = {field: recipe[field] for field in ("model", "embedding_dim", "num_layers", "num_heads", "dropout", "batch_size")}
+    model = {field: recipe[field] for field in ("model", "embedding_dim", "num_layers", "num_heads", "dropout")}
     own = {field: value.format(data=args.data) for field, value in case.settings.items()}
     steps = next(steps for most, steps in STEPS.items() if most is None or (examples is not None and examples <= most))
     rate = args.learning_rate * (3 if tune != "full" else 1)  # of what is not learnt nothing can be spoilt
@@ -136,6 +136,7 @@ def _settings(args: argparse.Namespace, name: str, examples: int | None, start: 
         **model,
         **own,
         "sequence_length": case.sequence_length,
+        "batch_size": 16,
         "bidirectional": start != "causal",
         "tune": tune,
         "examples": examples,

@@ -94,7 +94,7 @@ class Evaluator:
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
             return tf.reduce_sum(losses * weights), states
 
-        self._batch_loss = by_shape(batch_loss)
+        self._batch_loss = by_shape(batch_loss, compiled=jit_compile)
 
     def __call__(
         self,

@@ -31,7 +31,7 @@ class LabelEvaluation:
 
 
 class LabelEvaluator:
-    """Evaluates one model again and again, compiled once for each width of a batch.
+    """Evaluates one model again and again, compiled by XLA once for each width of a batch.
 
     Args:
         model: One of `keras_lm.heads`, or a sentence encoder.
@@ -60,7 +60,7 @@ class LabelEvaluator:
             logits = run_model(model, ids)
             return summed_loss(model, labels, logits, weights), summed_right(model, ids, labels, logits, weights)
 
-        self._judged = by_shape(judged)
+        self._judged = by_shape(judged, compiled=jit_compile)
 
     def __call__(
         self,

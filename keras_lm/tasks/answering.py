@@ -94,7 +94,7 @@ class Answerer:
         self.model, self.tokenizer = model, tokenizer
         self.longest, self.batch_size, self.longest_answer = longest, batch_size, longest_answer
         read = lambda ids: best_spans(run_model(model, ids), longest_answer)
-        self._read = by_shape(tf.function(read, jit_compile=jit_compile, autograph=False))
+        self._read = by_shape(tf.function(read, jit_compile=jit_compile, autograph=False), compiled=jit_compile)
 
     @classmethod
     def of(cls, run: Run) -> Answerer:

@@ -82,7 +82,7 @@ class Labeller:
             logits = run_model(model, ids)
             return tf.nn.softmax(logits), best_labels(model, ids, logits)
 
-        self._read = by_shape(read)
+        self._read = by_shape(read, compiled=jit_compile)
 
     @classmethod
     def of(cls, run: Run) -> Labeller:

@@ -132,7 +132,7 @@ def make_train_step(
             result = StepResult(*(devices.strategy.experimental_local_results(value)[0] for value in result[:3]), {})
         return result
 
-    called = update if devices.is_distributed else by_shape(update)
+    called = update if devices.is_distributed else by_shape(update, compiled=jit_compile)
 
     def train_step(inputs: Any, targets: Any, states: dict | None = None, vote: float = 0.0) -> StepResult:
         return called(inputs, targets, states or {}, tf.constant(vote, tf.float32))
