@@ -24,6 +24,8 @@ from keras_lm.training.run import Run, read_yaml, settings_from
 RECIPES = Path(__file__).parent.parent / "recipes"
 STEPS = {100: 100, 1_000: 300, None: 800}
 """By the number of labels."""
+STARTS = ("nothing", "masked", "causal", "reviews")
+"""Nothing, or the run of `recipes/pretrain-NAME.yaml`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +112,12 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", choices=CASES, default=["reviews", "words", "topics"], help="default: %(default)s")
-    parser.add_argument("--starts", nargs="+", choices=("nothing", "masked", "causal"), default=["nothing", "masked", "causal"])
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=["nothing", "masked", "causal"], help="default: %(default)s")
     parser.add_argument("--tune", nargs="+", choices=("full", "head", "lora"), default=["full"], help="what learns (default: full)")
     parser.add_argument("--examples", nargs="+", type=lambda text: None if text == "all" else int(text), default=[100, 1_000, None])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="default: %(default)s")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of pretrain-masked and pretrain-causal")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of pretrain-masked and the like (default: %(default)s)")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of thucnews_*.txt and zh_STS-B.*.tsv")
     parser.add_argument("--floors", action="store_true", help="judge the floor of each task too, taught on the same labels")
     parser.add_argument("--out", type=Path, default=Path("runs/understanding"), help="folder of the runs (default: %(default)s)")
