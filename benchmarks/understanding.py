@@ -22,7 +22,7 @@ from systems.report import write_json
 from keras_lm.training.run import Run, read_yaml, settings_from
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-STEPS = {100: 100, 1_000: 300, None: 800}
+STEPS = {100: 100, 1_000: 300, None: 1_000}
 """By the number of labels."""
 STARTS = ("nothing", "masked", "causal", "reviews")
 """Nothing, or the run of `recipes/pretrain-NAME.yaml`."""
@@ -38,7 +38,7 @@ class Case:
 
 
 CASES = {
-    "reviews": Case({"task": "classification", "corpus": "reviews", "pooling": "max"}, "accuracy", 96),
+    "reviews": Case({"task": "classification", "corpus": "reviews", "pooling": "mean", "label_smoothing": 0.1}, "accuracy", 96),
     "words": Case({"task": "tagging", "corpus": "peoples-daily"}, "tagged_f1", 64),
     "topics": Case(
         {
@@ -46,7 +46,8 @@ CASES = {
             "corpus": "{data}/thucnews_dev.txt",
             "test_corpus": "{data}/thucnews_test.txt",
             "class_names": "{data}/thucnews_class.txt",
-            "pooling": "max",
+            "pooling": "mean",
+            "label_smoothing": 0.1,
         },
         "accuracy",
         32,
@@ -130,7 +131,7 @@ def _settings(args: argparse.Namespace, name: str, examples: int | None, start: 
     case = CASES[name]
     recipe = read_yaml(RECIPES / "pretrain-masked.yaml")
     model = {field: recipe[field] for field in ("model", "embedding_dim", "num_layers", "num_heads", "dropout")}
-    own = {field: value.format(data=args.data) for field, value in case.settings.items()}
+    own = {field: value.format(data=args.data) if isinstance(value, str) else value for field, value in case.settings.items()}
     steps = next(steps for most, steps in STEPS.items() if most is None or (examples is not None and examples <= most))
     rate = args.learning_rate * (3 if tune != "full" else 1)  # of what is not learnt nothing can be spoilt
     labels = "all" if examples is None else examples
