@@ -184,10 +184,10 @@ def draw(rows: list[Row], path: Path) -> None:
         own = [row for row in rows if row.case == case and row.tune == "full"]
         for start in dict.fromkeys(row.start for row in own):
             line = [row for row in own if row.start == start]
-            places = [str(row.examples or "all") for row in line]
+            places = [f"{row.examples:,}" if row.examples else "all" for row in line]
             spread = [statistics.stdev(row.values) if len(row.values) > 1 else 0 for row in line]
             axis.errorbar(places, [statistics.mean(row.values) for row in line], spread, marker="o", capsize=3, label=f"from {start}")
-        axis.set(title=case, xlabel="labels", ylabel=own[0].score)
+        axis.set(title=case, xlabel="labels", ylabel=own[0].score.replace("_", " "))
         axis.grid(alpha=0.3)
     axes[0, 0].legend()
     write_figure(figure, path)
