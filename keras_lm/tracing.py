@@ -15,8 +15,8 @@ def by_shape(function: tf.types.experimental.PolymorphicFunction, *, compiled: b
 
     Args:
         function: A `tf.function` whose arguments are tensors, or tuples, lists and dictionaries of them.
-        compiled: Whether XLA compiles it, which it does for one shape at a time. What it does not compile has one graph for all shapes of the
-            same ranks: to draw a graph for each takes longer than a short run.
+        compiled: Whether XLA compiles it, which it does for one shape at a time. What it does not compile has one graph for all shapes of
+            the same ranks: to draw a graph for each takes longer than a short run.
 
     Example:
 

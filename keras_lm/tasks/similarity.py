@@ -87,7 +87,8 @@ class SentenceVectors:
         self.model, self.tokenizer, self.width = model, tokenizer, model.output_shape[-1]
         self.longest, self.batch_size = longest, batch_size
         self._clean = cleaning.compose(clean)
-        self._read = by_shape(tf.function(lambda ids: run_model(model, ids), jit_compile=jit_compile, autograph=False), compiled=jit_compile)
+        read = tf.function(lambda ids: run_model(model, ids), jit_compile=jit_compile, autograph=False)
+        self._read = by_shape(read, compiled=jit_compile)
 
     @classmethod
     def of(cls, run: Run) -> SentenceVectors:
