@@ -1,4 +1,4 @@
-"""Functions that are called with few shapes, each of which is compiled once and for good."""
+"""Functions that are called with few shapes, whose graphs are drawn once and for good."""
 
 from __future__ import annotations
 
