@@ -20,6 +20,7 @@ from keras import ops
 from keras_lm import models
 from keras_lm.crf import CRF
 from keras_lm.errors import UserError
+from keras_lm.ngram_logits import NgramLogits
 from keras_lm.pooling import Pooling
 from keras_lm.recurrent_attention import ReverseText, read_both_ways
 from keras_lm.sentence_vectors import summed_pair_loss, summed_pair_right
@@ -157,14 +158,16 @@ def _weights(body: keras.Model) -> list[keras.Variable]:
     return [variable for variable in body.variables if "seed_generator" not in variable.path]
 
 
-def classifier(body: keras.Model, num_classes: int, *, pooling: str = "mean", dropout: float = 0.0) -> keras.Model:
+def classifier(body: keras.Model, num_classes: int, *, pooling: str = "mean", dropout: float = 0.0, ngrams: int = 0) -> keras.Model:
     """A model that says what a text is.
 
     Args:
         body: From `text_body` or `body_of`; the classifier shares its layers.
         num_classes: How many classes there are.
         pooling: `"mean"` (default), `"max"` or `"last"`: what is made of a text's vectors.
-        dropout: Share of the text's vector dropped in training.
+        dropout: Share of the text's vector dropped in training, and of its runs.
+        ngrams: Tokens of the longest runs that speak for classes by themselves, beside what the body makes of the text
+            (`keras_lm.ngram_logits`). Default 0: none do.
 
     Returns:
         A Functional `keras.Model`, ids `(batch, time)` int32 → logits `(batch, num_classes)` float32.
@@ -178,7 +181,12 @@ def classifier(body: keras.Model, num_classes: int, *, pooling: str = "mean", dr
     x = Pooling(pooling, name="pooling")(body.outputs[0], ops.not_equal(ids, 0))
     if dropout:
         x = keras.layers.Dropout(dropout, name="head_dropout")(x)
-    return keras.Model(ids, keras.layers.Dense(num_classes, dtype="float32", name="classes")(x), name="classifier")
+    logits = keras.layers.Dense(num_classes, dtype="float32", name="classes")(x)
+    if ngrams:
+        logits = keras.layers.Add(dtype="float32", name="wide_and_deep")(
+            [logits, NgramLogits(num_classes, ngrams, dropout=dropout, dtype="float32", name="ngrams")(ids)]
+        )
+    return keras.Model(ids, logits, name="classifier")
 
 
 def tagger(

@@ -111,6 +111,7 @@ def test_imports_run_one_way(repository):
         "seq2seq",
         "crf",
         "pooling",
+        "ngram_logits",
         "sentence_vectors",
         "heads",
         "tuning",

@@ -99,7 +99,7 @@ def build_model(settings: TrainingSettings, vocabulary_size: int, classes: Seque
 def _labelling_model(settings: TrainingSettings, vocabulary_size: int, classes: Sequence[str]) -> keras.Model:
     body = heads.text_body(settings.model, vocabulary_size, **settings.model_arguments())
     if settings.task == "classification":
-        return heads.classifier(body, len(classes), pooling=settings.pooling, dropout=settings.dropout)
+        return heads.classifier(body, len(classes), pooling=settings.pooling, dropout=settings.dropout, ngrams=settings.ngrams)
     if settings.task == "answering":
         return heads.answerer(body)
     if settings.task == "similarity":

@@ -40,7 +40,12 @@ AUGMENTATIONS = ("delete", "insert", "keyboard", "noise", "swap", "synonym")
 
 _FOR_LABELS = ("test_corpus", "examples")
 """What only tasks with labels know, and what only one of them does."""
-_FOR_TASK = {"pooling": ("classification", "similarity"), "crf": ("tagging",), "class_names": ("classification",)}
+_FOR_TASK = {
+    "pooling": ("classification", "similarity"),
+    "ngrams": ("classification",),
+    "crf": ("tagging",),
+    "class_names": ("classification",),
+}
 
 _OF_CHECKPOINT = (
     "tokens",
@@ -127,6 +132,8 @@ class TrainingSettings:
         pointer: Let the decoder copy tokens of its source: names and numbers, of which few pairs teach little.
         bidirectional: Whether a task with labels reads a text both ways; without it as a language model does, which may then be the start.
         pooling: What a classifier, or similarity, makes of a text's vectors: mean, max or last.
+        ngrams: Tokens of the longest runs that speak for a class by themselves, beside what the model makes of the text, as in a bag of
+            words; 0 is off.
         crf: Whether a tagger judges tags as a sequence.
         tune: What of a model learns that begins with another run's: full (all of it), head, or lora (the head, and matrices of low rank
             beside those of a transformer).
@@ -213,6 +220,7 @@ class TrainingSettings:
     pointer: bool = False
     bidirectional: bool = True
     pooling: str = "mean"
+    ngrams: int = 0
     crf: bool = True
     tune: str = "full"
     lora_rank: int = 8
@@ -274,7 +282,7 @@ class TrainingSettings:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("vocabulary_size", "hidden_dim", "num_kv_heads", "examples"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
+        for name in ("ngrams", "warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
             self._require(name, getattr(self, name) >= 0, "0 or more")
         self._require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
         for name in ("dropout", "word_dropout", "augment_share"):

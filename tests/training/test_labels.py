@@ -152,6 +152,8 @@ def test_a_masked_language_model_learns(tmp_path):
         ({"task": "classification", "pointer": True}, "pointer is for pairs"),
         ({"examples": 10}, "examples is for texts with labels"),
         ({"task": "tagging", "pooling": "max"}, "pooling is for --task classification or similarity, not for tagging"),
+        ({"task": "tagging", "ngrams": 2}, "ngrams is for --task classification, not for tagging"),
+        ({"task": "classification", "ngrams": -1}, "ngrams must be 0 or more"),
         ({"task": "classification", "crf": False}, "crf is for --task tagging, not for classification"),
         ({"bidirectional": False}, "bidirectional is for texts with labels"),
         ({"task": "tagging", "tokenizer": "byte"}, "tokenizer must be char for tagging"),
