@@ -131,6 +131,7 @@ def test_imports_run_one_way(repository):
         "pretrained",
         "training",
         "tasks",
+        "planning",
         "insight",
         "export",
         "cli",
