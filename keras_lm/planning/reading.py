@@ -35,7 +35,7 @@ import yaml
 
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.planning.builder import DomainBuilder, Place, Placed, build_problem, predicate_literal, variables_of
-from keras_lm.planning.domain import EQUAL, TOP, Domain, Literal, Problem, Texts
+from keras_lm.planning.domain import EQUAL, Domain, Literal, Problem, Texts
 
 _PACKAGED = pathlib.Path(__file__).parent / "domains"
 
@@ -244,6 +244,3 @@ def _problem(root: _Entry, path: pathlib.Path, domain: Domain) -> Problem:
     goal = root.needed("goal").literals()
     name = parts["name"].text() if "name" in parts else path.stem
     return build_problem(domain, objects, facts, goal, root.place, names=names, name=name)
-
-
-__all__ = ["PACKAGED", "TOP", "read_domain", "read_problem"]

@@ -18,6 +18,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "unsaid": "nothing says so",
         "from": "{}, because {}",
         "and": " and ",
+        "aside": "{} ({})",
         "why": "    because {} ({})",
         "line": "{}. {}",
     },
@@ -30,6 +31,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "unsaid": "没有说是这样",
         "from": "{}，因为{}",
         "and": "，并且",
+        "aside": "{}（{}）",
         "why": "    因为{}（{}）",
         "line": "{}. {}",
     },
@@ -136,9 +138,7 @@ def _why(problem: Problem, literal: Literal, state: Closure, since: Mapping, wor
         return words["step"].format(step) if step else words["given"]
     rule = problem.domain.rules[reason.rule]
     parts = [
-        f"{say(problem, one, language)} ({_why(problem, one, state, since, words, language)})"
-        if language == "en"
-        else f"{say(problem, one, language)}（{_why(problem, one, state, since, words, language)}）"
+        words["aside"].format(say(problem, one, language), _why(problem, one, state, since, words, language))
         for one in reason.premises
         if one.atom.predicate != EQUAL
     ]
