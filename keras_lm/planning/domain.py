@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from keras_lm.errors import UserError
@@ -241,11 +240,6 @@ class Problem:
         """The objects of each type, those of its kinds included."""
         kinds = [TOP, *self.domain.types]
         return {kind: tuple(name for name, own in self.objects.items() if self.domain.is_a(own, kind)) for kind in kinds}
-
-    def bindings(self, parameters: Mapping[str, str]) -> Iterator[dict[str, str]]:
-        """Every way to give variables objects of their types."""
-        for objects in itertools.product(*(self.of_type[kind] for kind in parameters.values())):
-            yield dict(zip(parameters, objects, strict=True))
 
     def after(self, facts: frozenset[Atom], step: Step) -> frozenset[Atom]:
         """The facts, without those that follow by rules, when a step has been made; whether it can be is not asked."""

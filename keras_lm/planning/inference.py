@@ -66,9 +66,7 @@ class FactIndex:
         return frozenset(self._facts)
 
 
-def matches(
-    problem: Problem, parameters: Mapping[str, str], conditions: Sequence[Literal], facts: FactIndex, first: Mapping[str, str] | None = None
-) -> Iterator[dict[str, str]]:
+def matches(problem: Problem, parameters: Mapping[str, str], conditions: Sequence[Literal], facts: FactIndex) -> Iterator[dict[str, str]]:
     """Every way to give variables objects of their types so that all conditions hold.
 
     Args:
@@ -76,12 +74,11 @@ def matches(
         parameters: The types of the variables.
         conditions: What has to hold.
         facts: What is so.
-        first: Objects that some variables have already.
     """
     positive = [one.atom for one in conditions if one.positive and one.atom.predicate != EQUAL]
     others = [one for one in conditions if not one.positive or one.atom.predicate == EQUAL]
     constants = {name: name for atom in positive for name in atom.arguments if name not in parameters}
-    for values in _joined(problem, parameters, positive, facts, {**constants, **(first or {})}):
+    for values in _joined(problem, parameters, positive, facts, constants):
         free = [name for name in parameters if name not in values]
         for objects in itertools.product(*(problem.of_type[parameters[name]] for name in free)):
             whole = {**values, **dict(zip(free, objects, strict=True))}

@@ -34,7 +34,7 @@ from collections.abc import Collection, Iterator
 import yaml
 
 from keras_lm.errors import UserError, unknown_name
-from keras_lm.planning.builder import DomainBuilder, Place, Placed, build_problem, predicate_literal, variables_of
+from keras_lm.planning.builder import DomainBuilder, Place, Placed, build_problem, predicate_literal
 from keras_lm.planning.domain import EQUAL, Domain, Literal, Problem, Texts
 
 _PACKAGED = pathlib.Path(__file__).parent / "domains"
@@ -119,11 +119,8 @@ class _Entry:
             seen.add(name)
             yield name, _Entry(value, self._path)
 
-    def get(self, name: str) -> _Entry | None:
-        return next((value for key, value in self.items() if key == name), None)
-
     def needed(self, name: str) -> _Entry:
-        found = self.get(name)
+        found = next((value for key, value in self.items() if key == name), None)
         if found is None:
             raise self.place.error(f"{name} is missing")
         return found
@@ -208,26 +205,27 @@ def _domain(root: _Entry, path: pathlib.Path) -> Domain:
         builder.names.update((name, value.words()) for name, value in parts["names"].items())
     for name, entry in parts["predicates"].items() if "predicates" in parts else ():
         own = dict(entry.items(("parameters", "text")))
-        builder.add_predicate(name, _parameters(own), entry.place, _words(own))
+        builder.add_predicate(name, _parameters(own, builder), entry.place, _words(own))
     for name, entry in parts["rules"].items() if "rules" in parts else ():
         own = dict(entry.items(("parameters", "if", "then", "text")))
         conclusions = entry.needed("then").literals()
         if len(conclusions) != 1:
             raise entry.place.error(f"rule {name} should conclude one fact, not {len(conclusions)}")
         conditions = own["if"].literals() if "if" in own else []
-        builder.add_rule(name, _parameters(own), conditions, conclusions[0][0], conclusions[0][1], _words(own))
+        builder.add_rule(name, _parameters(own, builder), conditions, conclusions[0][0], conclusions[0][1], _words(own))
     for name, entry in parts["actions"].items() if "actions" in parts else ():
         own = dict(entry.items(("parameters", "if", "effects", "cost", "text")))
         conditions, effects = (own[part].literals() if part in own else [] for part in ("if", "effects"))
         cost = own["cost"].whole_number() if "cost" in own else 1
-        builder.add_action(name, _parameters(own), conditions, effects, entry.place, cost=cost, text=_words(own))
+        builder.add_action(name, _parameters(own, builder), conditions, effects, entry.place, cost=cost, text=_words(own))
     return builder.build(str(path))
 
 
-def _parameters(parts: dict[str, _Entry]) -> dict[str, str]:
-    if "parameters" not in parts:
-        return {}
-    return variables_of(parts["parameters"].mapping().items(), parts["parameters"].place)
+def _parameters(parts: dict[str, _Entry], builder: DomainBuilder) -> dict[str, str]:
+    found = dict(parts["parameters"].items()) if "parameters" in parts else {}
+    for name, kind in found.items():
+        builder.check_types({name: kind.text()}, kind.place)
+    return {name: kind.text() for name, kind in found.items()}
 
 
 def _words(parts: dict[str, _Entry]) -> Texts:

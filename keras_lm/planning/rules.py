@@ -60,7 +60,7 @@ def find_plan(problem: Problem, *, optimal: bool = True, time_limit: float = 60.
 
     Raises:
         NoPlan: there is none, with the conditions that are in the way, or the time was up.
-        UserError: the extra is not installed; an action asks that what rules decide over what changes is not so.
+        UserError: the extra is not installed.
 
     Example:
 
@@ -71,6 +71,7 @@ def find_plan(problem: Problem, *, optimal: bool = True, time_limit: float = 60.
     """
     start = time.perf_counter()
     deadline = start + time_limit
+    _library()
     _refuse_contradiction(problem)
     if goal_holds(problem, problem.facts):
         return Plan((), 0, True, time.perf_counter() - start)
@@ -210,17 +211,14 @@ def _search(problem: Problem, optimal: bool, deadline: float) -> list[Step] | No
     if goal_holds(problem, problem.facts):
         return []
     task = _Task(problem)
-    if optimal and task.denies:
-        raise UserError(
-            f"the cheapest plan cannot be sought where {task.denies}, which rules decide, must not be so: ask for any plan (optimal=False)"
-        )
+    cheapest = "astar(blind())" if task.denies else "astar(lmcut())"
     options = {"fast_downward_search_time_limit": f"{max(int(left), 1)}s"}
-    options |= {"fast_downward_search_config": "astar(lmcut())"} if optimal else {"fast_downward_alias": "lama-first"}
+    options |= {"fast_downward_search_config": cheapest} if optimal else {"fast_downward_alias": "lama-first"}
     with planning.OneshotPlanner(name="fast-downward", params=options) as planner:
         result = planner.solve(task.problem, timeout=left + 5)
     if result.plan is not None:
         return task.steps(result.plan)
-    if result.status.name in ("UNSOLVABLE_PROVEN", "UNSOLVABLE_INCOMPLETELY"):  # A* with LM-cut has then followed all there is
+    if result.status.name in ("UNSOLVABLE_PROVEN", "UNSOLVABLE_INCOMPLETELY"):  # A* has then followed all there is
         return None if optimal or result.status.name == "UNSOLVABLE_PROVEN" else _search(problem, True, deadline)
     if result.status.name in ("TIMEOUT", "MEMOUT"):
         raise NoPlan(_TIME_UP)
@@ -245,11 +243,11 @@ class _Task:
 
     Attributes:
         problem: Theirs.
-        denies: A predicate that rules decide over what changes and that is asked not to be so; empty where there is none.
+        denies: Whether what rules decide over what changes is asked not to be so, which LM-cut does not take.
     """
 
     def __init__(self, problem: Problem):
-        self.source, self.denies, self._variables = problem, "", 0
+        self.source, self.denies, self._variables = problem, False, 0
         library, domain = _library(), problem.domain
         self._library = library
         self.problem = library.Problem("task")
@@ -319,7 +317,7 @@ class _Task:
             found = self._atom(literal.atom, values)
             return found if literal.positive else library.Not(found)
         if not literal.positive:
-            self.denies = name
+            self.denies = True
         ways = []
         for rule in domain.rules.values():
             if rule.conclusion.predicate == name:

@@ -68,6 +68,11 @@ def test_packaged_problems_have_words_in_two_languages_for_everything(name):
         ("    if: on(cup, shelf)", "    when: on(cup, shelf)", r"cups.yaml, line 12: unknown field 'when'"),
         ("    if: on(cup, shelf)", "    cost: -1", r"cups.yaml, line 12: there should be a whole number"),
         ("{cup: cup, shelf: shelf}}", "{cup: cup, shelf: shelv}}", r"cups.yaml, line 4: unknown type 'shelv': did you mean 'shelf'"),
+        (
+            "    parameters: {cup: cup, shelf: shelf}",
+            "    parameters:\n      cup: cup\n      shelf: shelv",
+            r"cups.yaml, line 13: unknown type 'shelv'",
+        ),
         ("types: {cup: object, shelf: object}", "types: {cup: shelf, shelf: cup}", r"cups.yaml, line 2: type cup is a kind of itself"),
         ("effects: held(cup),", "effects: near(shelf, shelf), held(cup),", r"take changes near, which rules decide"),
         ('then: "near(b, a)"', 'then: "not near(b, a)"', r"line 8: a rule concludes what is so"),

@@ -7,7 +7,6 @@ import random
 
 import pytest
 
-from keras_lm.errors import UserError
 from keras_lm.planning import Atom, Domain, Literal, Predicate, Problem, Rule, Step, applicable, closure, read_problem
 from keras_lm.planning.rules import NoPlan, find_plan, goal_holds, is_valid
 from keras_lm.planning.words import explain, lines
@@ -86,8 +85,8 @@ def test_what_is_applicable_is_what_the_validator_lets_be_done():
     problem = read_problem("trip")
     now = set(applicable(problem, closure(problem).facts))
     for name, action in problem.domain.actions.items():
-        for values in problem.bindings(action.parameters):
-            step = Step(name, tuple(values.values()))
+        for objects in itertools.product(*(problem.of_type[kind] for kind in action.parameters.values())):
+            step, values = Step(name, objects), dict(zip(action.parameters, objects, strict=True))
             alone = dataclasses.replace(problem, goal=tuple(one.where(values) for one in action.effects))
             assert is_valid(alone, [step]) == (step in now), step
 
@@ -160,8 +159,9 @@ def test_actions_may_ask_that_what_rules_decide_is_not_so():
     domain = dataclasses.replace(blocks.domain, predicates=predicates, rules=rules, actions={**blocks.domain.actions, "pick-up": changed})
     problem = dataclasses.replace(blocks, domain=domain)
     assert is_valid(problem, find_plan(problem, optimal=False).steps)
-    with pytest.raises(UserError, match=r"covered, which rules decide, must not be so: ask for any plan"):
-        find_plan(problem)
+    assert find_plan(problem).cost == find_plan(blocks).cost == brute_cost(problem)
+    with pytest.raises(NoPlan, match=r"on\(a, b\) and on\(c, b\) cannot be reached together"):
+        find_plan(wanting(problem, "on(a, b)", "on(c, b)"), optimal=False)
 
 
 def test_what_an_action_adds_stays_even_if_it_removes_it_too():
