@@ -57,7 +57,9 @@ def exported(small_run, tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("arguments", [["train", "--help"], ["generate", "--help"], ["evaluate", "--help"], ["export", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["train", "--help"], ["generate", "--help"], ["evaluate", "--help"], ["export", "--help"], ["problems", "--help"]]
+)
 def test_help_answers_in_under_a_second(arguments):
     command, flag = arguments
     subprocess.run([BIN / f"keras_lm-{command}", flag], check=True, capture_output=True)  # once to write the byte code
