@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Sequence
 
 from keras_lm.cli import options
+from keras_lm.errors import UserError
 from keras_lm.planning.domain import Literal, Problem
 from keras_lm.planning.inference import closure
 from keras_lm.planning.reading import PACKAGED, read_problem
-from keras_lm.planning.rules import find_plan
+from keras_lm.planning.rules import Plan, find_plan
+from keras_lm.planning.texts import WAYS
 from keras_lm.planning.words import LANGUAGES, explain, lines, say, say_step
+from keras_lm.training.run import Run
 
 _EPILOG = f"""examples:
   keras_lm-plan trip --language zh --explain
@@ -20,6 +24,7 @@ _EPILOG = f"""examples:
   keras_lm-plan my-problem.yaml
   keras_lm-plan problem.pddl --domain domain.pddl --json
   keras_lm-plan deliveries --known                 what is known, and what follows from it
+  keras_lm-plan blocks --learned runs/plans-blocks what a model that has learnt from solved problems would do
 
 Problems that come with the package: {", ".join(PACKAGED)}. docs/planning.md says how to write others."""
 
@@ -30,6 +35,13 @@ def parser() -> options.Parser:
     result.add_argument("--domain", metavar="FILE", help="the file of its domain, where the problem names none, as in PDDL")
     result.add_argument("--any", action="store_true", help="the first plan that is found, not the cheapest")
     result.add_argument("--time-limit", type=_seconds, default=60.0, metavar="SECONDS", help="for the search (default: 60)")
+    result.add_argument("--learned", metavar="RUN", help="let the model of a run write the plan (keras_lm-problems makes what it learns)")
+    result.add_argument(
+        "--way",
+        choices=WAYS,
+        default="beam",
+        help="how it writes: free, constrained to what can be done, or by beam search to the goal (default: beam)",
+    )
     result.add_argument("--language", choices=LANGUAGES, default="en", help="of the words (default: en)")
     result.add_argument("--explain", action="store_true", help="say for each step why it can be made")
     result.add_argument("--known", action="store_true", help="print what is known at the beginning, and what follows, in place of a plan")
@@ -42,7 +54,7 @@ def plan(arguments: Sequence[str] | None) -> int:
     problem = read_problem(given.problem, given.domain)
     if given.known:
         return _known(problem, given)
-    found = find_plan(problem, optimal=not given.any, time_limit=given.time_limit)
+    found = _learned(problem, given) if given.learned else find_plan(problem, optimal=not given.any, time_limit=given.time_limit)
     explained = explain(problem, found.steps, given.language)
     if given.json:
         steps = [
@@ -64,6 +76,21 @@ def plan(arguments: Sequence[str] | None) -> int:
     kind = "no plan is cheaper" if found.optimal else "others may be cheaper"
     print(f"{len(found.steps)} steps, cost {found.cost} ({kind}), found in {found.seconds:.2f} s", file=sys.stderr)
     return 0
+
+
+def _learned(problem: Problem, given: argparse.Namespace) -> Plan:
+    run = Run.open(given.learned)
+    options.keep_compilations()
+    options.start_tensorflow()
+    with options.Spinner("loading, compiling and planning"):
+        from keras_lm.planning.learned import LearnedPlanner
+
+        start = time.perf_counter()
+        (attempt,) = LearnedPlanner(run.make_generator()).plan([problem], given.way)
+    if attempt.fault:
+        written = ", ".join(map(str, attempt.steps)) or "nothing that is a step"
+        raise UserError(f"the model's plan leads to no goal: {attempt.fault} (it wrote: {written})")
+    return Plan(attempt.steps, problem.cost(attempt.steps), False, time.perf_counter() - start)
 
 
 def _known(problem: Problem, given: argparse.Namespace) -> int:

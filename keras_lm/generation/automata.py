@@ -1,5 +1,7 @@
 """Two automata that the sampler steps beside the model: which tokens may come next, and whether a stop string has come.
 
+A text under a constraint is led to an end: near its limit no token may come behind which too few are left to end the text.
+
 Both are tables, made once in NumPy, and pure functions on `(batch,)` int32 states that run eagerly, in a graph and under XLA. A token is
 the bytes it writes (`Tokenizer.pieces`), so strings may begin and end inside tokens. The sizes of the tables are rounded up to powers of
 two, so that another pattern or another stop string compiles nothing.
@@ -14,7 +16,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +28,9 @@ from keras_lm.tokenizer_base import NUM_SPECIAL
 FREE, START = -1, 0
 """The state of a row without a constraint, and the state in which every constraint begins."""
 
+UNREACHABLE = constraints.UNREACHABLE
+"""The `distance` of a state from which no text can end."""
+
 
 class ConstraintTensors(NamedTuple):
     """The tables of a `Constraint`, as `allowed` and `advance` take them."""
@@ -34,29 +39,65 @@ class ConstraintTensors(NamedTuple):
     tokens: tf.Tensor
     targets: tf.Tensor
     accepting: tf.Tensor
+    distance: tf.Tensor
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constraint:
-    """An automaton over tokens, its edges in compressed rows.
+    """An automaton over tokens, its edges in compressed rows. `of` makes one of its edges.
 
     Args:
         starts: `(states + 1,)` int32: the edges of state s are those from `starts[s]` up to `starts[s + 1]`. State 0 is the first.
         tokens: `(edges,)` int32: the token of each edge, ascending within a state.
         targets: `(edges,)` int32: the state each edge leads to.
         accepting: `(states,)` int32: 1 where the text may end.
-        degree: At least the most edges of any state.
+        distance: `(states,)` int32: the fewest tokens after which the text may end, `UNREACHABLE` where it never may.
     """
 
     starts: np.ndarray
     tokens: np.ndarray
     targets: np.ndarray
     accepting: np.ndarray
-    degree: int
+    distance: np.ndarray
+
+    @classmethod
+    def of(cls, edges: constraints.TokenEdges) -> Constraint:
+        """The automaton of edges that are sorted by their sources, and by their tokens within one. States from which no text can end do
+        no harm: their distance says so."""
+        starts = np.searchsorted(edges.sources, np.arange(len(edges.accepting) + 1))
+        distance = constraints.distances(edges.targets, edges.sources, np.flatnonzero(edges.accepting), len(edges.accepting))
+        return cls(*(values.astype(np.int32) for values in (starts, edges.tokens, edges.targets, edges.accepting, distance)))
+
+    @property
+    def degree(self) -> int:
+        """At least the most edges of any state."""
+        return _padded(int(np.diff(self.starts).max()), 64)
 
     def tensors(self) -> ConstraintTensors:
-        """The tables as tensors."""
-        return ConstraintTensors(*map(tf.constant, (self.starts, self.tokens, self.targets, self.accepting)))
+        """The tables as tensors, padded."""
+        states, edges = _padded(len(self.starts), 64), _padded(len(self.tokens), 1024)
+        return ConstraintTensors(
+            starts=_filled(self.starts, states, len(self.tokens)),
+            tokens=_filled(self.tokens, edges, 0),
+            targets=_filled(self.targets, edges, 0),
+            accepting=_filled(self.accepting, states, 0),
+            distance=_filled(self.distance, states, 0),
+        )
+
+
+class Pattern(Protocol):
+    """What `allow` takes: `Regex`, `Choice`, `keras_lm.generation.grammar.Grammar`, or what else can be hashed and has this method."""
+
+    def compile(self, pieces: Sequence[bytes], special: Collection[int] = range(NUM_SPECIAL)) -> Constraint:
+        """The automaton over the tokens of one tokenizer.
+
+        Args:
+            pieces: What each id writes (`Tokenizer.pieces`).
+            special: The ids that are never used (`Tokenizer.special_ids`).
+
+        Raises:
+            UserError: nothing that these tokens can write is allowed.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +112,8 @@ class Regex:
     >>> from keras_lm.tokenizers import CharacterTokenizer
     >>> tokenizer = CharacterTokenizer(["a", "b", "c"])
     >>> constraint = Regex("a+b").compile(tokenizer.pieces())
-    >>> allowed(constraint.tensors(), constraint.degree, tf.constant([START]), tokenizer.vocabulary_size, tokenizer.end_id).numpy().tolist()
+    >>> tables, state, left = constraint.tensors(), tf.constant([START]), tf.constant([9])
+    >>> allowed(tables, constraint.degree, state, left, tokenizer.vocabulary_size, tokenizer.end_id).numpy().tolist()
     [[False, False, False, False, True, False, False]]
 
     References:
@@ -81,17 +123,13 @@ class Regex:
     pattern: str
 
     def compile(self, pieces: Sequence[bytes], special: Collection[int] = range(NUM_SPECIAL)) -> Constraint:
-        """The automaton over the tokens of one tokenizer.
-
-        Args:
-            pieces: What each id writes (`Tokenizer.pieces`).
-            special: The ids that are never used (`Tokenizer.special_ids`).
+        """As `Pattern.compile`.
 
         Raises:
             UserError: a pattern that cannot be read, that no text matches, or whose texts these tokens cannot write.
         """
         name = f"pattern {constraints.shown(self.pattern)}"
-        return _constraint(constraints.token_edges(constraints.read_pattern(self.pattern), pieces, name, special))
+        return Constraint.of(constraints.token_edges(constraints.read_pattern(self.pattern), pieces, name, special))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,26 +157,65 @@ class Choice:
         object.__setattr__(self, "strings", tuple(self.strings))
 
     def compile(self, pieces: Sequence[bytes], special: Collection[int] = range(NUM_SPECIAL)) -> Constraint:
-        """As `Regex.compile`."""
+        """As `Pattern.compile`."""
         name = f"choice of {constraints.shown(', '.join(self.strings))}"
-        return _constraint(constraints.token_edges(constraints.read_strings(self.strings), pieces, name, special))
+        return Constraint.of(constraints.token_edges(constraints.read_strings(self.strings), pieces, name, special))
 
 
-def allowed(tables: ConstraintTensors, degree: int, state: tf.Tensor, vocabulary_size: int, end_id: int) -> tf.Tensor:
+def joined(parts: Sequence[Constraint | None]) -> tuple[Constraint | None, np.ndarray]:
+    """Several constraints as one, in which every text begins in a state of its own.
+
+    Args:
+        parts: One object as often as it is wanted, it is kept once; `None` for a free text.
+
+    Returns:
+        The whole, `None` if all are free; and where each of `parts` begins in it, `(parts,)` int32.
+
+    Example:
+
+    >>> from keras_lm.tokenizers import ByteTokenizer
+    >>> first, second = (Choice([text]).compile(ByteTokenizer().pieces()) for text in ("ab", "cde"))
+    >>> whole, places = joined([first, None, second, first])
+    >>> whole.distance.tolist(), places.tolist()
+    ([2, 1, 0, 3, 2, 1, 0], [0, -1, 3, 0])
+    """
+    kept = list(dict.fromkeys(part for part in parts if part is not None))
+    if not kept:
+        return None, np.full(len(parts), FREE, np.int32)
+    states = np.cumsum([0, *(len(part.accepting) for part in kept)], dtype=np.int32)
+    edges = np.cumsum([0, *(len(part.tokens) for part in kept)], dtype=np.int32)
+    firsts = dict(zip(kept, states[:-1], strict=True))
+    whole = Constraint(
+        starts=np.concatenate([*(part.starts[:-1] + offset for part, offset in zip(kept, edges[:-1], strict=True)), edges[-1:]]),
+        tokens=np.concatenate([part.tokens for part in kept]),
+        targets=np.concatenate([part.targets + firsts[part] for part in kept]),
+        accepting=np.concatenate([part.accepting for part in kept]),
+        distance=np.concatenate([part.distance for part in kept]),
+    )
+    return whole, np.array([FREE if part is None else firsts[part] for part in parts], np.int32)
+
+
+def allowed(tables: ConstraintTensors, degree: int, state: tf.Tensor, left: tf.Tensor, vocabulary_size: int, end_id: int) -> tf.Tensor:
     """Which tokens may come next: in a free row all, elsewhere those with an edge, and the end where the text may end.
+
+    Behind an edge the text must be able to end within what is left. Where too little is left from the beginning, every edge is allowed.
 
     Args:
         tables: Of one constraint.
         degree: Of the same constraint; static.
         state: `(batch,)` int32; `FREE` in rows without a constraint.
+        left: `(batch,)` int32: how many tokens may still come, this one included.
         vocabulary_size: The number of ids; static.
         end_id: The token that ends a text.
 
     Returns:
         `(batch, vocabulary_size)` bool.
     """
-    _, tokens = _edges(tables, degree, state)
-    tokens = tf.where(tokens >= 0, tokens, vocabulary_size)  # (batch, degree); what is no edge goes to a column that is cut off
+    places, tokens = _edges(tables, degree, state)
+    after = tf.gather(tables.distance, tf.gather(tables.targets, places))  # (batch, degree)
+    hurried = tf.gather(tables.distance, tf.maximum(state, 0)) <= left  # a row that cannot end in time takes all
+    useful = (after < left[:, None]) | ~hurried[:, None]
+    tokens = tf.where((tokens >= 0) & useful, tokens, vocabulary_size)  # what may not come goes to a column that is cut off
     rows = tf.zeros_like(tokens) + tf.range(tf.shape(tokens)[0])[:, None]
     shape = [tf.shape(tokens)[0], vocabulary_size + 1]
     marked = tf.scatter_nd(tf.stack([rows, tokens], axis=-1), tf.ones_like(tokens), shape)[:, :vocabulary_size] > 0
@@ -163,28 +240,12 @@ def advance(tables: ConstraintTensors, degree: int, state: tf.Tensor, token: tf.
     return tf.where(target >= 0, target, state)
 
 
-def _constraint(edges: constraints.TokenEdges) -> Constraint:
-    states = len(edges.accepting)
-    degrees = np.bincount(edges.sources, minlength=states)
-    total = len(edges.sources)
-    size = _padded(states + 1, 64)
-    return Constraint(
-        starts=_filled(np.concatenate([[0], np.cumsum(degrees)]), size, total),
-        tokens=_filled(edges.tokens, _padded(total, 1024), 0),
-        targets=_filled(edges.targets, _padded(total, 1024), 0),
-        accepting=_filled(edges.accepting, size, 0),
-        degree=_padded(int(degrees.max()), 64),
-    )
-
-
 def _padded(size: int, least: int) -> int:
     return max(least, 1 << max(0, size - 1).bit_length())
 
 
-def _filled(values: np.ndarray, size: int, value: int) -> np.ndarray:
-    filled = np.full(size, value, np.int32)
-    filled[: len(values)] = values
-    return filled
+def _filled(values: np.ndarray, size: int, value: int) -> tf.Tensor:
+    return tf.constant(np.pad(values, [0, size - len(values)], constant_values=value))
 
 
 def _edges(tables: ConstraintTensors, degree: int, state: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

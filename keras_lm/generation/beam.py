@@ -63,7 +63,7 @@ class BeamSearch(Search):
         sources: Sequence[Sequence[int]] | None = None,
         bias: Mapping[int, float] | None = None,
         stop: Sequence[bytes] = (),
-        constraint: automata.Constraint | None = None,
+        constraint: automata.Constraint | Sequence[automata.Constraint | None] | None = None,
     ) -> list[list[Beam]]:
         """Extends prompts of any lengths.
 
@@ -82,7 +82,7 @@ class BeamSearch(Search):
         if not prompts:
             return []
         beams, told = settings.num_beams, (bias, stop, constraint)
-        numbers = {name: getattr(settings, name) for name in ("length_penalty", "diversity_penalty", "early_stopping")}
+        numbers = {name: getattr(settings, name) for name in ("length_penalty", "diversity_penalty", "early_stopping", "num_return")}
         static = {"samples": beams, "num_beams": beams, "num_beam_groups": settings.num_beam_groups}
         start, found = self._run(search, prompts, settings.sampling(), told, numbers, sources=sources, **static)
         start, found = int(start) + 1, {name: value.numpy() for name, value in found.items()}
@@ -106,6 +106,7 @@ def search(
     length_penalty: tf.Tensor,
     diversity_penalty: tf.Tensor,
     early_stopping: tf.Tensor,
+    num_return: tf.Tensor,
     num_beams: int,
     num_beam_groups: int,
 ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -115,7 +116,7 @@ def search(
         decoder, knobs, rules: As in `decode.advance`.
         carry: What `begin(..., samples=num_beams)` gave.
         room: `(prompts,)` int32: the number of new tokens at which the context is full.
-        length_penalty, diversity_penalty, early_stopping: As in `BeamSettings`, scalars.
+        length_penalty, diversity_penalty, early_stopping, num_return: As in `BeamSettings`, scalars.
         num_beams, num_beam_groups: As there; static.
 
     Returns:
@@ -173,7 +174,9 @@ def search(
 
         dead = following["score"][..., 0] == FORBIDDEN  # (prompts, groups)
         worst = tf.reduce_min(done["score"], axis=-1)  # -inf while fewer than `size` texts are done
-        hopeful = following["score"][..., 0] / scale > worst
+        # Without a penalty a text can only lose by going on: what cannot beat the texts that are asked for now never will.
+        least = tf.gather(done["score"], tf.minimum(num_return, size) - 1, axis=2)
+        hopeful = following["score"][..., 0] / scale > tf.where(length_penalty == 0, least, worst)
         stuck = {
             "score": carry["score"] / tf.pow(tf.cast(tf.maximum(step, 1), tf.float32), length_penalty),
             "reason": tf.fill(shape, BLOCKED),

@@ -19,7 +19,7 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 
 from keras_lm.errors import UserError
-from keras_lm.tokenizers import NUM_SPECIAL
+from keras_lm.text_codec import NUM_SPECIAL
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -211,14 +211,28 @@ def _spans(starts: np.ndarray, stops: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _reachable(sources: np.ndarray, targets: np.ndarray, seeds: np.ndarray, states: int) -> np.ndarray:
     """Which states can be reached from `seeds`, themselves included: `(states,)` bool."""
+    return distances(sources, targets, seeds, states) < UNREACHABLE
+
+
+def distances(sources: np.ndarray, targets: np.ndarray, seeds: np.ndarray, states: int) -> np.ndarray:
+    """The fewest edges from any of `seeds` to each state, `UNREACHABLE` where there is no way: `(states,)`.
+
+    Example:
+
+    >>> distances(np.array([0, 1, 0]), np.array([1, 2, 2]), np.array([0]), 4).tolist() == [0, 1, 1, UNREACHABLE]
+    True
+    """
     order = np.argsort(sources, kind="stable")
     starts, targets = np.searchsorted(sources[order], np.arange(states + 1)), targets[order]
-    seen = np.zeros(states, bool)
+    found, distance = np.full(states, UNREACHABLE), 0
     while seeds.size:
-        seen[seeds] = True
+        found[seeds] = distance
         following = targets[_spans(starts[seeds], starts[seeds + 1])[1]]
-        seeds = np.unique(following[~seen[following]])
-    return seen
+        seeds, distance = np.unique(following[found[following] == UNREACHABLE]), distance + 1
+    return found
+
+
+UNREACHABLE = 1 << 30
 
 
 def shown(text: str) -> str:

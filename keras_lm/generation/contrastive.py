@@ -10,6 +10,7 @@ References:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -55,7 +56,7 @@ class ContrastiveSearch(Search):
         sources: Sequence[Sequence[int]] | None = None,
         bias: Mapping[int, float] | None = None,
         stop: Sequence[bytes] = (),
-        constraint: automata.Constraint | None = None,
+        constraint: automata.Constraint | Sequence[automata.Constraint | None] | None = None,
     ) -> list[Continuation]:
         """Extends prompts of any lengths.
 
@@ -144,6 +145,8 @@ def search(
     first = tf.range(rows // top_k) * top_k  # the first row of each prompt
     padding = carry["padding"]  # of all rows
     knobs = Knobs(**{name: tf.gather(value, first) for name, value in vars(knobs).items()})
+    if rules.limit is not None:
+        rules = dataclasses.replace(rules, limit=tf.gather(rules.limit, first))
     # What is known of a text is kept once; `state` alone has a row for each candidate, alike but for the moment of comparison.
     state = decoder.moved(carry["state"], tf.constant(0), slots)  # candidates are read ahead: one slot more than in sampling
     logits, state = decoder.extend(carry["token"][:, None], state, carry["start"], padding)

@@ -71,8 +71,9 @@ class Rules:
         bias: `(1 or batch, vocabulary)` float32, added to the logits; -inf forbids a token.
         stop: The stop strings, or `None`.
         pieces: What the ids write, needed by `stop`.
-        constraint: What the whole text may be, or `None`.
-        degree: Its largest number of edges.
+        constraint: What the whole text may be, or `None`; where each row stands in it says `place` in the carry.
+        limit: `(batch,)` int32: the most tokens a text may have in all, within which `constraint` leads it to an end; needed by it alone.
+        degree: The largest number of edges in `constraint`.
     """
 
     end_id: int
@@ -80,7 +81,12 @@ class Rules:
     stop: automata.StopTensors | None = None
     pieces: automata.PieceTensors | None = None
     constraint: automata.ConstraintTensors | None = None
+    limit: tf.Tensor | None = None
     degree: int = 0
+
+    def tables(self) -> dict[str, Any]:
+        """What travels as tensors; the rest is compiled in."""
+        return {name: getattr(self, name) for name in ("bias", "stop", "pieces", "constraint", "limit")}
 
 
 def bias_against(ids: Sequence[int], vocabulary_size: int) -> tf.Tensor:
@@ -97,7 +103,6 @@ def begin(
     cache_slots: int | None = None,
     samples: int = 1,
     alternatives: int | None = None,
-    constrained: bool = False,
     source: tf.Tensor | None = None,
 ) -> Carry:
     """Reads all but the last token of each prompt.
@@ -110,18 +115,19 @@ def begin(
         cache_slots: Those the caches have room for at first, more than the prompts'; default: all `slots`.
         samples: How many texts each prompt gets; they stand side by side, and the prompt is read once.
         alternatives: Whether the tokens' log-probabilities are kept, and of how many others beside each; `None`: not at all.
-        constrained: Whether the texts begin in the first state of a constraint.
-        source: `(batch, source_time)` int32, padded with 0 on the right: what an encoder-decoder reads.
+        source: `(batch, source_time)` int32, padded with 0 on the right: what an encoder-decoder reads. Of `keras_lm.vae.latent_decoder`
+            `(batch, latent_dim)` float32.
 
     Returns:
-        What `advance` takes, for `batch * samples` rows.
+        What `advance` takes, for `batch * samples` rows, all of them free: for others put where they begin in a constraint in `place`.
     """
     batch, width = tf.shape(prompt)[0], tf.shape(prompt)[1] if prompt.shape[1] is None else prompt.shape[1]
     state = decoder.init_state(batch, width - 1, *([] if source is None else [source]))
     _, state = decoder.extend(prompt[:, :-1], state, 0, padding)
     salt = counter_rng.salt_of(prompt, padding)
     if source is not None:  # reversed, its padding stands in front
-        salt += counter_rng.salt_of(tf.reverse(source, [1]), tf.reduce_sum(tf.cast(source == 0, tf.int32), axis=1))
+        read = source if source.dtype.is_integer else tf.bitcast(source, tf.int32)
+        salt += counter_rng.salt_of(tf.reverse(read, [1]), tf.reduce_sum(tf.cast(read == 0, tf.int32), axis=1))
     seen = count_tokens(prompt, padding, decoder.vocabulary_size)
     # The padding that all rows share is cut off: what a step attends to is bounded by the text, not by the width of the prompt.
     shift = tf.reduce_min(padding)
@@ -147,7 +153,7 @@ def begin(
         "length": nothing,
         "reason": nothing - 1,
         "node": nothing,
-        "place": nothing if constrained else nothing - 1,
+        "place": nothing + automata.FREE,
     }
     if (input_rows := decoder.input_rows()) is not None:
         carry["input_rows"] = input_rows
@@ -252,7 +258,8 @@ def filtered(logits: tf.Tensor, carry: Carry, end: tf.Tensor, knobs: Knobs, rule
     logits = filters.add_bias(logits, rules.bias)
     logits = filters.hold_back_end(logits, carry["length"], knobs.min_new_tokens, rules.end_id)
     if rules.constraint is not None:
-        allowed = automata.allowed(rules.constraint, rules.degree, carry["place"], logits.shape[-1], rules.end_id)
+        left = rules.limit - carry["length"]
+        allowed = automata.allowed(rules.constraint, rules.degree, carry["place"], left, logits.shape[-1], rules.end_id)
         logits = tf.where(allowed, logits, filters.FORBIDDEN)
     return shaped(logits, knobs)
 

@@ -111,7 +111,7 @@ class Sampler:
             A `Continuation` for each text: `settings.num_samples` for each prompt, side by side.
 
         Raises:
-            ValueError: an empty prompt, or one that fills the context.
+            ValueError: an empty prompt, or one that fills the context; not as many constraints as prompts.
         """
         parts = list(self.stream(prompts, settings, chunk_size=None, **rules))
         return [sum(row[1:], row[0]) for row in zip(*parts, strict=True)]
@@ -124,17 +124,19 @@ class Sampler:
         sources: Sequence[Sequence[int]] | None = None,
         bias: Mapping[int, float] | None = None,
         stop: Sequence[bytes] = (),
-        constraint: automata.Constraint | None = None,
+        constraint: automata.Constraint | Sequence[automata.Constraint | None] | None = None,
         chunk_size: int | None = 8,
     ) -> Iterator[list[Continuation]]:
         """As `generate`, giving what there is every so many tokens.
 
         Args:
             prompts, settings: As in `generate`.
-            sources: What the encoder of an encoder-decoder reads, ids for each prompt; the prompt is then what the target begins with.
+            sources: What the encoder of an encoder-decoder reads, ids for each prompt, or a vector where it reads those; the prompt is then
+                what the target begins with.
             bias: What is added to the logits of some ids; -inf forbids them.
             stop: The bytes of strings at which a text ends; the token that completes one is its last.
-            constraint: What the new text may be.
+            constraint: What the new texts may be: one for all prompts, or one for each, `None` for a free one. The texts are led to an end
+                within `max_new_tokens` and what the context has room for, where it does not slide; what no text can end in is cut off.
             chunk_size: Tokens drawn in one call of the compiled function; `None`: as many as come.
 
         Yields:
@@ -143,13 +145,14 @@ class Sampler:
         if not prompts:
             return
         self._check(prompts, stop, sources)
-        rules = self._rules(bias, stop, constraint)
         samples, batch = settings.num_samples, len(prompts) * settings.num_samples
+        limits = np.repeat(self.limits(list(map(len, prompts)), settings), samples)
+        rules, places = self._rules(bias, stop, constraint, limits, len(prompts))
         windows = [list(prompt) for prompt in prompts]
         texts = [list(prompt) for prompt in prompts for _ in range(samples)]
         kept: Carry = {}
         while True:
-            carry, room = self._begin(windows, settings, kept, constraint is not None, batch, sources)
+            carry, room = self._begin(windows, settings, kept, places, sources)
             knobs = Knobs.of(settings, batch)
             most = int(max(np.minimum(room, settings.max_new_tokens) - carry["length"].numpy()))
             until = 0
@@ -183,23 +186,44 @@ class Sampler:
         if stop and self._pieces is None:
             raise ValueError("stop strings need the pieces of the tokenizer: give the constructor pieces=tokenizer.pieces()")
 
-    def _rules(self, bias: Mapping[int, float] | None, stop: Sequence[bytes], constraint: automata.Constraint | None) -> Rules:
+    def limits(self, lengths: Sequence[int], settings: SamplingSettings) -> np.ndarray:
+        """The most tokens that texts may get whose prompts have so many: `(prompts,)` int32."""
+        context = self.decoder.context_length
+        room = np.full(len(lengths), UNBOUNDED) if context is None or settings.when_full == "slide" else context - np.array(lengths)
+        return np.minimum(room, settings.max_new_tokens).astype(np.int32)
+
+    def _rules(
+        self,
+        bias: Mapping[int, float] | None,
+        stop: Sequence[bytes],
+        constraint: automata.Constraint | Sequence[automata.Constraint | None] | None,
+        limits: np.ndarray,
+        prompts: int,
+    ) -> tuple[Rules, np.ndarray]:
+        """The rules, and where each of `len(limits)` rows begins in the constraint."""
+        parts = constraint if isinstance(constraint, Sequence) else [constraint] * prompts
+        if len(parts) != prompts:
+            raise ValueError(f"there must be one constraint, or one for each of the {prompts} prompts, got {len(parts)}")
+        whole, places = automata.joined(parts)
         total = self._bias.copy()
         for token, value in (bias or {}).items():
             total[0, token] += value
-        return Rules(
+        rules = Rules(
             end_id=self.end_id,
             bias=tf.constant(total),
             stop=None if self._pieces is None else automata.StopStrings(stop).tensors(),
             pieces=None if self._pieces is None else self._pieces.tensors(),
-            constraint=None if constraint is None else constraint.tensors(),
-            degree=0 if constraint is None else constraint.degree,
+            constraint=None if whole is None else whole.tensors(),
+            limit=None if whole is None else tf.constant(limits),
+            degree=0 if whole is None else whole.degree,
         )
+        return rules, np.repeat(places, len(limits) // prompts)
 
     def _begin(
-        self, windows, settings: SamplingSettings, kept: Carry, constrained: bool, batch: int, sources: Sequence | None = None
+        self, windows, settings: SamplingSettings, kept: Carry, places: np.ndarray, sources: Sequence | None = None
     ) -> tuple[Carry, np.ndarray]:
         context, longest = self.decoder.context_length, max(map(len, windows))
+        batch = len(places)
         samples = batch // len(windows)
         done = kept["length"].numpy() if kept else np.zeros(batch, np.int32)
         lengths = np.repeat([len(window) for window in windows], samples)
@@ -210,15 +234,18 @@ class Sampler:
         slots = max(min(SMALLEST, context or SMALLEST), power_of_two(longest - 1 + wanted))
         prompt, padding = _left_padded(windows, 1 + power_of_two(max(1, longest - 1)))
         alternatives = None if settings.top_logprobs is None else min(MOST_LOGPROBS, self.decoder.vocabulary_size)
-        options = {"slots": slots, "samples": samples, "alternatives": alternatives, "constrained": constrained}
+        options = {"slots": slots, "samples": samples, "alternatives": alternatives}
         options["cache_slots"] = self._cache_slots(prompt.shape[1] - 1, slots)
-        source = [] if sources is None else [_right_padded(sources, context)]
+        source = [] if sources is None else [self._source(sources, context)]
 
         def traced(prompt: tf.Tensor, padding: tf.Tensor, *source: tf.Tensor) -> Carry:
             return begin(self.decoder, prompt, padding, **options, source=source[0] if source else None)
 
         function = self._function("begin", traced, *prompt.shape, *(part.shape for part in source), *options.values())
-        return {**function(prompt, padding, *source), **kept}, room
+        return {**function(prompt, padding, *source), "place": tf.constant(places), **kept}, room
+
+    def _source(self, sources: Sequence[Sequence[int]] | np.ndarray, context: int | None) -> np.ndarray:
+        return _right_padded(sources, context) if self.decoder.source_dim is None else np.asarray(sources, np.float32)
 
     def _cache_slots(self, used: int, slots: int) -> int:
         """How many slots the caches get when so many are used and one more is needed."""
@@ -235,7 +262,7 @@ class Sampler:
             carry = {**carry, "state": self.decoder.moved(carry["state"], 0, self._cache_slots(size, slots))}
 
     def _advance_within(self, carry: Carry, knobs: Knobs, rules: Rules, room: np.ndarray, until: int) -> Carry:
-        tables = {name: getattr(rules, name) for name in ("bias", "stop", "pieces", "constraint")}
+        tables = rules.tables()
 
         def traced(carry, numbers, tables, room, until):
             return advance(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation import automata
@@ -41,7 +42,7 @@ class Search:
         function: Callable,
         prompts: Sequence[Sequence[int]],
         settings: SamplingSettings,
-        told: tuple[Mapping[int, float] | None, Sequence[bytes], automata.Constraint | None],
+        told: tuple[Mapping[int, float] | None, Sequence[bytes], automata.Constraint | Sequence[automata.Constraint | None] | None],
         numbers: Mapping[str, float],
         *,
         sources: Sequence[Sequence[int]] | None,
@@ -60,9 +61,10 @@ class Search:
         sampler = self._sampler
         bias, stop, constraint = told
         sampler._check(prompts, stop, sources)
-        rules, batch = sampler._rules(bias, stop, constraint), len(prompts) * samples
-        carry, room = sampler._begin([list(prompt) for prompt in prompts], settings, {}, constraint is not None, batch, sources)
-        tables = {name: getattr(rules, name) for name in ("bias", "stop", "pieces", "constraint")}
+        limits = np.repeat(sampler.limits(list(map(len, prompts)), settings), samples)
+        rules, places = sampler._rules(bias, stop, constraint, limits, len(prompts))
+        carry, room = sampler._begin([list(prompt) for prompt in prompts], settings, {}, places, sources)
+        tables = rules.tables()
 
         def traced(carry, knobs, tables, inputs):
             told = Rules(rules.end_id, degree=rules.degree, **tables)
@@ -71,4 +73,4 @@ class Search:
         shapes = [tuple(tensor.shape) for tensor in tf.nest.flatten((carry, tables)) if tensor is not None]
         key = (*shapes, rules.degree, *(table is None for table in tables.values()), *static.values())
         inputs = {"room": tf.constant(room[::samples]), **{name: tf.constant(number) for name, number in numbers.items()}}
-        return sampler._function(function.__name__, traced, *key)(carry, vars(Knobs.of(settings, batch)), tables, inputs)
+        return sampler._function(function.__name__, traced, *key)(carry, vars(Knobs.of(settings, len(places))), tables, inputs)

@@ -56,6 +56,7 @@ class Decoder:
 
     Attributes:
         encoder: The part that reads the source; `None` for a model that has none.
+        source_dim: The width of a source that is one vector, as that of `keras_lm.vae.latent_decoder`; `None` where sources are ids.
         context_length: The longest text in tokens, or `None` where nothing bounds it (recurrent models).
         vocabulary_size: The width of the logits.
 
@@ -75,6 +76,7 @@ class Decoder:
     def __init__(self, model: keras.Model):
         self.model = model
         self.encoder = encoder_of(model)
+        self.source_dim: int | None = None if self.encoder is None else model.inputs[0].shape[1]
         layers = list(_leaves(model, self.encoder))
         for layer in layers:
             _check(layer)

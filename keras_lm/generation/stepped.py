@@ -58,14 +58,13 @@ class SteppedSampler(Sampler, abc.ABC):
         return {**carry, **{name: tf.constant(value, tf.int32) for name, value in after.items()}, "step": tf.constant(number)}
 
     def _draw_in_tensorflow(self, steps: Steps, carry: Carry, knobs: Knobs, rules: Rules, room: np.ndarray, until: int) -> Carry:
-        tables, knobs, room = (rules.bias, rules.stop, rules.pieces, rules.constraint), vars(knobs), tf.constant(room)
+        tables, knobs, room = rules.tables(), vars(knobs), tf.constant(room)
 
         def traced(logits, carry, knobs, tables, room):
-            bias, stop, pieces, constraint = tables
-            return draw(logits, carry, Knobs(**knobs), Rules(rules.end_id, bias, stop, pieces, constraint, rules.degree), room=room)
+            return draw(logits, carry, Knobs(**knobs), Rules(rules.end_id, degree=rules.degree, **tables), room=room)
 
         shapes = [tuple(tensor.shape) for tensor in tf.nest.flatten((carry, tables)) if tensor is not None]
-        choose = self._function("draw", traced, *shapes, rules.degree, *(table is None for table in tables))
+        choose = self._function("draw", traced, *shapes, rules.degree, *(table is None for table in tables.values()))
         number = int(carry["step"])
         while number < until and (carry["reason"].numpy() < 0).any():
             logits = tf.constant(steps.run(carry["token"].numpy()))

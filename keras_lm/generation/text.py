@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_lm import cleaning
 from keras_lm.errors import UserError
-from keras_lm.generation.automata import Choice, Constraint, Regex
+from keras_lm.generation.automata import START, Constraint, Pattern, Regex
 from keras_lm.generation.beam import BeamSearch
 from keras_lm.generation.contrastive import ContrastiveSearch
 from keras_lm.generation.pieces import TextStream
@@ -51,7 +51,8 @@ class Generated:
         text: What was added to the prompt, without it, up to and without a stop string.
         num_tokens: How many tokens were drawn, an ending one included.
         finish_reason: `"length"`, `"end"` (the model ended the text), `"stop"`, `"context"` (the model's context is full) or `"blocked"`
-            (bias, constraint and `never` together left nothing to choose).
+            (bias, `allow` and the other rules together left nothing to choose). Under `allow` a text is whole with `"length"` and
+            `"context"` too: it is led to an end, which may lie at the limit itself.
         tokens: With their log-probabilities, where `top_logprobs` asked for them.
         score: In beam search, what the texts are ordered by.
     """
@@ -67,7 +68,8 @@ class TextGenerator:
     """Generates text with a model and its tokenizer.
 
     Args:
-        model: A causal model from ids to logits; an encoder-decoder (`keras_lm.seq2seq`), for which prompts are sources; or a
+        model: A causal model from ids to logits; an encoder-decoder (`keras_lm.seq2seq`), for which prompts are sources, or the part of a
+            VAE that writes (`keras_lm.vae.latent_decoder`), for which they are vectors `(batch, latent_dim)`; or a
             `keras_lm.classical.ngram.NGramModel`, which can be sampled, not searched.
         tokenizer: The one it was trained with.
         clean: The cleaners its training text went through.
@@ -128,33 +130,39 @@ class TextGenerator:
         self._constraint = functools.lru_cache(maxsize=16)(lambda allow: allow.compile(self._pieces, tokenizer.special_ids))
 
     def generate(
-        self, prompts: Sequence[str], settings: SamplingSettings | None = None, *, allow: Regex | Choice | None = None, **knobs: object
+        self,
+        prompts: Sequence[str],
+        settings: SamplingSettings | None = None,
+        *,
+        allow: Pattern | Sequence[Pattern | None] | None = None,
+        **knobs: object,
     ) -> list[Generated]:
         """Goes on with each prompt.
 
         Args:
             prompts: Any number of texts of any lengths.
             settings: How to sample; default `SamplingSettings()`, for an encoder-decoder with temperature 0.
-            allow: What the new text may be, in place of `settings.allow`.
+            allow: What the new text may be, in place of `settings.allow`: a `Regex`, a `Choice`, a `Grammar` (`Pattern` says what else), or
+                a list with one for each prompt, `None` for a free text. The text is whole at its end, within `max_new_tokens`.
             **knobs: Fields of `SamplingSettings`, in place of `settings` or on top of it.
 
         Returns:
             `num_samples` `Generated` for each prompt, side by side.
 
         Raises:
-            UserError: a knob out of range, a prompt that fills the context, a bias for text that is not one token, or a constraint that no
-                text of this tokenizer satisfies.
+            UserError: a knob out of range, a prompt that fills the context, a bias for text that is not one token, a constraint that no
+                text of this tokenizer satisfies, or none short enough.
         """
         settings = dataclasses.replace(settings or self._default, **knobs)
-        rules = self._rules(settings, allow)
+        ids, sources = self._read(prompts)
+        rules = self._rules(settings, allow, ids)
         if self.speculative is None:
-            prompts, sources = self._read(prompts)
-            continuations = self.sampler.generate(prompts, settings, **rules, sources=sources)
+            continuations = self.sampler.generate(ids, settings, **rules, sources=sources)
         elif allow:
             raise UserError("speculative decoding knows no allow: make the generator without draft")
         else:
             plain = dataclasses.replace(settings, logit_bias=(), forbid=())
-            continuations = self.speculative.generate(self._ids(prompts), plain, bias=rules["bias"])
+            continuations = self.speculative.generate(ids, plain, bias=rules["bias"])
         return [self._generated(continuation, settings.stop) for continuation in continuations]
 
     def beam_search(
@@ -163,7 +171,7 @@ class TextGenerator:
         settings: BeamSettings | None = None,
         *,
         stop: Sequence[str] = (),
-        allow: Regex | Choice | None = None,
+        allow: Pattern | Sequence[Pattern | None] | None = None,
         **knobs: object,
     ) -> list[list[Generated]]:
         """The most probable continuations of each prompt that a search of some width finds.
@@ -181,9 +189,9 @@ class TextGenerator:
             UserError: as in `generate`.
         """
         settings = dataclasses.replace(settings or BeamSettings(), **knobs)
-        rules = self._rules(SamplingSettings(stop=tuple(stop)), allow)
-        prompts, sources = self._read(prompts)
-        found = self._beam_search.generate(prompts, settings, **rules, sources=sources)
+        ids, sources = self._read(prompts)
+        rules = self._rules(dataclasses.replace(settings.sampling(), stop=tuple(stop)), allow, ids)
+        found = self._beam_search.generate(ids, settings, **rules, sources=sources)
         return [
             [dataclasses.replace(self._generated(Continuation(beam.ids, beam.finish_reason), stop), score=beam.score) for beam in beams]
             for beams in found
@@ -195,7 +203,7 @@ class TextGenerator:
         settings: ContrastiveSettings | None = None,
         *,
         stop: Sequence[str] = (),
-        allow: Regex | Choice | None = None,
+        allow: Pattern | Sequence[Pattern | None] | None = None,
         **knobs: object,
     ) -> list[Generated]:
         """Goes on with each prompt by contrastive search: probable, and unlike what has been said.
@@ -212,9 +220,9 @@ class TextGenerator:
             UserError: as in `generate`.
         """
         settings = dataclasses.replace(settings or ContrastiveSettings(), **knobs)
-        rules = self._rules(SamplingSettings(stop=tuple(stop)), allow)
-        prompts, sources = self._read(prompts)
-        continuations = self._contrastive_search.generate(prompts, settings, **rules, sources=sources)
+        ids, sources = self._read(prompts)
+        rules = self._rules(dataclasses.replace(settings.sampling(), stop=tuple(stop)), allow, ids)
+        continuations = self._contrastive_search.generate(ids, settings, **rules, sources=sources)
         return [self._generated(continuation, stop) for continuation in continuations]
 
     @functools.cached_property
@@ -240,7 +248,7 @@ class TextGenerator:
         prompt: str,
         settings: SamplingSettings | None = None,
         *,
-        allow: Regex | Choice | None = None,
+        allow: Pattern | None = None,
         chunk_size: int = 8,
         **knobs: object,
     ) -> Iterator[str]:
@@ -256,7 +264,7 @@ class TextGenerator:
         settings = dataclasses.replace(settings or self._default, **{**knobs, "num_samples": 1})
         text = TextStream(self._pieces, settings.stop)
         ids, sources = self._read([prompt])
-        rules = self._rules(settings, allow)
+        rules = self._rules(settings, allow, ids)
         for (part,) in self.sampler.stream(ids, settings, chunk_size=chunk_size, **rules, sources=sources):
             if piece := text.feed(part.ids):
                 yield piece
@@ -265,8 +273,11 @@ class TextGenerator:
 
     def _read(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[list[int]] | None]:
         """Prompts as the sampler takes them, and what an encoder reads."""
-        if self.sampler.decoder.encoder is None:
+        decoder = self.sampler.decoder
+        if decoder.encoder is None:
             return self._ids(prompts), None
+        if decoder.source_dim is not None:
+            return [[self.tokenizer.start_id] for _ in prompts], prompts
         if not prompts:
             return [], []
         for prompt in prompts:
@@ -291,11 +302,23 @@ class TextGenerator:
                 )
         return ids
 
-    def _rules(self, settings: SamplingSettings, allow: Regex | Choice | None) -> dict[str, object]:
+    def _rules(
+        self, settings: SamplingSettings, allow: Pattern | Sequence[Pattern | None] | None, prompts: Sequence[Sequence[int]]
+    ) -> dict[str, object]:
         bias = {self._single_token(text): value for text, value in settings.biases().items()}
         allow = allow or (Regex(settings.allow) if settings.allow else None)
-        constraint: Constraint | None = self._constraint(allow) if allow else None
-        return {"bias": bias, "stop": [text.encode() for text in settings.stop], "constraint": constraint}
+        each = list(allow) if isinstance(allow, Sequence) else [allow] * len(prompts)
+        if len(each) != len(prompts):
+            raise UserError(f"allow must be one for all prompts, or one for each of the {len(prompts)}, got {len(each)}")
+        compiled: dict[Pattern | None, Constraint | None] = {one: one and self._constraint(one) for one in dict.fromkeys(each)}
+        limits = self.sampler.limits(list(map(len, prompts)), settings)
+        for one, limit in zip(each, limits, strict=True):
+            least = compiled[one].distance[START] if one else 0
+            if least > limit:
+                short = limit == settings.max_new_tokens
+                cure = f"raise max_new_tokens from {limit}" if short else f"behind its prompt the context has room for {limit}"
+                raise UserError(f"the shortest text that is allowed has {least} tokens: {cure}")
+        return {"bias": bias, "stop": [text.encode() for text in settings.stop], "constraint": [compiled[one] for one in each]}
 
     def _single_token(self, text: str) -> int:
         ids = self.tokenizer.tokenize(tf.constant([text])).to_list()[0]

@@ -286,8 +286,35 @@ def test_searches_and_constraints(capsys, small_run):
     assert "is recurrent" in refused(capsys, *arguments, "--draft", "lookup")
 
 
+@pytest.mark.slow
+def test_a_text_follows_a_grammar(capsys, small_run, tmp_path):
+    file = tmp_path / "sum.lark"
+    file.write_text('start: start "+" DIGIT | DIGIT\nDIGIT: "0".."9"', encoding="utf-8")
+    arguments = ["generate", small_run.folder, "--prompt", "The ", "--max-new-tokens", 7]
+    for flags in ([], ["--stream"], ["--num-beams", 2], ["--alpha", 0.1]):
+        assert re.fullmatch(r"The \d(\+\d)*\n", call(capsys, *arguments, "--grammar", file, *flags)[1])
+    assert "raise max_new_tokens from 1" in refused(capsys, *arguments[:-1], 1, "--allow", "[0-9]{3}")
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "message"),
+    [
+        (None, [], "sum.lark is no file, and of the packaged grammars there is json"),
+        ("start: b", [], "Rule 'b' used but not defined"),
+        ('begin: "a"', [], "it has no rule 'start' to start with"),
+        ('start: "a"', ["--allow", "a"], "--grammar, --allow and --draft exclude each other"),
+        ('start: "a"', ["--draft", "lookup"], "--grammar, --allow and --draft exclude each other"),
+    ],
+)
+def test_grammars_that_cannot_be_used(capsys, small_run, tmp_path, content, flags, message):
+    file = tmp_path / "sum.lark"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    assert message in refused(capsys, "generate", small_run.folder, "--prompt", "a", "--grammar", file, *flags)
+
+
 def test_an_export_says_what_it_cannot(capsys, exported):
-    for flags in (["--stream"], ["--num-beams", 2], ["--allow", "a"], ["--num-samples", 2]):
+    for flags in (["--stream"], ["--num-beams", 2], ["--allow", "a"], ["--grammar", "json"], ["--num-samples", 2]):
         assert "run folder" in refused(capsys, "generate", exported, "--prompt", "a", *flags)
 
 

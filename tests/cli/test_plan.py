@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from keras_lm.cli import options, plan
+from keras_lm.cli import options, plan, problems, train
 
 BIN = pathlib.Path(sys.executable).parent
 
@@ -92,3 +92,27 @@ def test_help_and_bad_arguments_answer_at_once(arguments):
     assert "Traceback" not in result.stderr
     if arguments != ["--help"]:
         assert len(result.stderr.splitlines()) == 1
+
+
+def test_problems_are_made_up_learnt_and_planned_by_the_model(tmp_path, capsys):
+    """The way of docs/planning.md, with a model that has learnt next to nothing: held to the rules it does what can be done."""
+    lines = tmp_path / "blocks.txt"
+    status = options.run(lambda: problems.problems(["blocks", "--sizes", "2:1", "3:2", "--count", "300", "--out", str(lines)]), "x")
+    assert status == 0 and "300 problems of blocks" in capsys.readouterr().out
+    written = lines.read_text(encoding="utf-8").splitlines()
+    assert len(written) == 300 and all(line.count("|") == line.count("→") == 1 for line in written)
+    run = str(tmp_path / "run")
+    shape = ["--model", "gru", "--embedding-dim", "16", "--hidden-dim", "16", "--sequence-length", "64", "--sample-tokens", "0"]
+    arguments = ["--corpus", str(lines), "--tokenizer", "wordpiece", "--vocabulary-size", "60", *shape, "--steps", "20", "--out", run]
+    assert options.run(lambda: train.train([*arguments, "--evaluate-every", "20"]), "keras_lm-train") == 0
+    capsys.readouterr()
+    status, out, err = call(capsys, "blocks", "--learned", run, "--way", "constrained")
+    assert status == 2 and "the model's plan leads to no goal: after" in err and "cannot be done" not in err
+    status, out, err = call(capsys, "blocks", "--learned", run)
+    assert (status, bool(out)) in ((0, True), (2, False)) and "cannot be done" not in err
+
+
+def test_wrong_sizes_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        problems.parser().parse_args(["blocks", "--sizes", "three", "--out", "x"])
+    assert "must be a whole number of at least 1, with :SHARE behind it or not, got 'three'" in capsys.readouterr().err

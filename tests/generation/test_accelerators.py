@@ -40,10 +40,12 @@ def test_begin_and_advance_lower_for_a_gpu(name):
         "stop": automata.StopStrings([b"a"]).tensors(),
         "pieces": automata.PieceTable(PIECES).tensors(),
         "constraint": constraint.tensors(),
+        "limit": tf.fill([4], 12),
     }
 
     def begin(prompt, padding):
-        return decode.begin(decoder, prompt, padding, slots=16, samples=2, alternatives=5, constrained=True)
+        carry = decode.begin(decoder, prompt, padding, slots=16, samples=2, alternatives=5)
+        return {**carry, "place": tf.fill([4], automata.START)}
 
     def advance(carry, knobs, tables, room, until):
         rules = decode.Rules(end_id=3, degree=constraint.degree, **tables)

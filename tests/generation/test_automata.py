@@ -10,8 +10,23 @@ import tensorflow as tf
 from keras_lm import corpora, tokenizers
 from keras_lm.errors import UserError
 from keras_lm.generation import automata
-from keras_lm.generation.automata import FREE, START, Choice, Constraint, PieceTable, Regex, StopStrings, advance, allowed, watch
+from keras_lm.generation.automata import (
+    FREE,
+    START,
+    UNREACHABLE,
+    Choice,
+    Constraint,
+    PieceTable,
+    Regex,
+    StopStrings,
+    advance,
+    allowed,
+    joined,
+    watch,
+)
+from keras_lm.generation.constraints import TokenEdges
 
+PLENTY = tf.constant([1 << 20])
 KINDS = ["char", "byte", "wordpiece", "sentencepiece", "word"]
 PATTERNS = {
     r"[0-9]+": ["0", "1949", "20250101"],
@@ -60,7 +75,7 @@ def test_random_walks_match_the_pattern(fitted, kind, pattern):
     tables, random, batch = constraint.tensors(), np.random.default_rng(0), 16
     state, texts, running = tf.fill([batch], START), [b""] * batch, np.ones(batch, bool)
     for _ in range(40):
-        choices = allowed(tables, constraint.degree, state, tokenizer.vocabulary_size, tokenizer.end_id).numpy()
+        choices = allowed(tables, constraint.degree, state, PLENTY, tokenizer.vocabulary_size, tokenizer.end_id).numpy()
         assert choices.any(axis=1).all(), "a dead end"
         assert not choices[:, : tokenizer.end_id].any()
         token = np.array([random.choice(np.flatnonzero(row)) for row in choices])
@@ -101,8 +116,74 @@ def test_every_spelling_of_a_choice_is_allowed():
     constraint = Choice(["aba", "cd"]).compile(pieces)
     spellings = [[4, 5, 4], [4, 7], [6, 4], [9, 4]]
     assert all(accepts(constraint, ids) for ids in spellings)
-    first = allowed(constraint.tensors(), constraint.degree, tf.constant([START]), len(pieces), 3).numpy()[0]
+    first = allowed(constraint.tensors(), constraint.degree, tf.constant([START]), PLENTY, len(pieces), 3).numpy()[0]
     assert np.flatnonzero(first).tolist() == [4, 6, 9]  # no d: «cd» cannot be written, and its c leads nowhere
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_distance_is_that_of_the_shortest_text(fitted, pattern):
+    constraint = Regex(pattern).compile(fitted["byte"].pieces())
+    shortest = min(len(text.encode()) for text in PATTERNS[pattern])
+    assert constraint.distance[START] <= shortest
+    assert constraint.distance.max() < UNREACHABLE
+    assert ((constraint.distance == 0) == constraint.accepting).all()
+    sources = np.repeat(np.arange(len(constraint.accepting)), np.diff(constraint.starts))
+    assert (constraint.distance[sources] <= constraint.distance[constraint.targets] + 1).all()
+    nearest = np.full(len(constraint.accepting), UNREACHABLE)
+    np.minimum.at(nearest, sources, constraint.distance[constraint.targets] + 1)
+    assert (constraint.distance[constraint.accepting == 0] == nearest[constraint.accepting == 0]).all()
+
+
+def test_states_from_which_no_text_can_end_are_known():
+    edges = TokenEdges(*map(np.array, ([0, 0, 1, 2], [4, 5, 4, 4], [1, 2, 2, 2], [False, True, False])))
+    constraint = Constraint.of(edges)
+    assert constraint.distance.tolist() == [1, 0, UNREACHABLE]
+    look = lambda state, left: np.flatnonzero(
+        allowed(constraint.tensors(), constraint.degree, tf.constant([state]), tf.constant([left]), 6, 3)[0]
+    )
+    assert look(0, 9).tolist() == [4]  # 5 leads to where no text can end
+    assert look(1, 9).tolist() == [3]
+    assert look(2, 9).tolist() == [4]  # once there, it goes on
+    assert look(0, 0).tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("kind", ["byte", "sentencepiece"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_random_walks_end_within_what_is_left(fitted, kind, pattern):
+    pieces = fitted[kind].pieces()
+    constraint = Regex(pattern).compile(pieces)
+    tables, random = constraint.tensors(), np.random.default_rng(1)
+    for more in range(4):
+        limit, batch = max(1, int(constraint.distance[START]) + more), 8
+        state, texts, running = tf.fill([batch], START), [b""] * batch, np.ones(batch, bool)
+        for step in range(limit):
+            choices = allowed(tables, constraint.degree, state, tf.fill([batch], limit - step), len(pieces), 3).numpy()
+            token = np.array([random.choice(np.flatnonzero(row)) for row in choices])
+            running &= token != 3
+            texts = [text + pieces[one] * on for text, one, on in zip(texts, token, running.tolist(), strict=True)]
+            state = advance(tables, constraint.degree, state, tf.constant(np.where(running, token, 0), tf.int32))
+        assert all(re.fullmatch(pattern, text.decode()) for text in texts)
+
+
+def test_joined_constraints_are_those_they_were(fitted):
+    pieces = fitted["byte"].pieces()
+    parts = [Regex(pattern).compile(pieces) for pattern in list(PATTERNS)[:4]]
+    whole, places = joined([parts[0], None, parts[1], parts[0], parts[2], parts[3]])
+    assert places[0] == places[3] == START
+    assert places[1] == FREE
+    assert len(whole.accepting) == sum(len(part.accepting) for part in parts)  # the one that comes twice is there once
+    assert whole.degree == max(part.degree for part in parts)
+    left = tf.constant([7])
+    for part, place in zip(parts, places[[0, 2, 4, 5]], strict=True):
+        for state in range(len(part.accepting)):
+            own, there = tf.constant([state]), tf.constant([place + state])
+            choices = allowed(part.tensors(), part.degree, own, left, 260, 3).numpy()
+            assert np.array_equal(choices, allowed(whole.tensors(), whole.degree, there, left, 260, 3))
+            token = tf.constant([np.flatnonzero(choices)[-1]], tf.int32)
+            after = advance(part.tensors(), part.degree, own, token)
+            assert advance(whole.tensors(), whole.degree, there, token) == after + place
+    assert joined([None, None])[0] is None
+    assert joined([parts[0], parts[0]])[1].tolist() == [START, START]
 
 
 def test_many_strings_and_long_patterns_take_seconds(fitted):
@@ -149,7 +230,7 @@ def test_a_choice_needs_a_list_of_strings(strings):
 def test_parts_that_cannot_be_written_are_left_out():
     tokenizer = tokenizers.CharacterTokenizer(["a", "b"])
     constraint = Regex("(?:a|b☃|☃)+").compile(tokenizer.pieces())
-    first = allowed(constraint.tensors(), constraint.degree, tf.constant([START]), 6, 3).numpy()[0]
+    first = allowed(constraint.tensors(), constraint.degree, tf.constant([START]), PLENTY, 6, 3).numpy()[0]
     assert np.flatnonzero(first).tolist() == [4]
 
 
@@ -157,12 +238,12 @@ def test_rows_without_a_constraint_are_free():
     tokenizer = tokenizers.ByteTokenizer()
     constraint = Regex("a").compile(tokenizer.pieces())
     state = tf.constant([FREE, START])
-    choices = allowed(constraint.tensors(), constraint.degree, state, 260, 3).numpy()
+    choices = allowed(constraint.tensors(), constraint.degree, state, PLENTY, 260, 3).numpy()
     assert choices[0].all()
     assert choices[1].sum() == 1
     after = advance(constraint.tensors(), constraint.degree, state, tf.constant([ord("a") + 4] * 2))
     assert after[0] == FREE
-    choices = allowed(constraint.tensors(), constraint.degree, after, 260, 3).numpy()
+    choices = allowed(constraint.tensors(), constraint.degree, after, PLENTY, 260, 3).numpy()
     assert choices[0].all()
     assert np.flatnonzero(choices[1]).tolist() == [3]
     assert advance(constraint.tensors(), constraint.degree, after, tf.constant([3, 3])).numpy().tolist() == after.numpy().tolist()
@@ -174,7 +255,7 @@ def test_xla_walks_as_eager_and_another_pattern_compiles_nothing():
 
     @tf.function(jit_compile=True, autograph=False)
     def both(tables, state, token):
-        return allowed(tables, 64, state, 260, 3), advance(tables, 64, state, token)
+        return allowed(tables, 64, state, PLENTY, 260, 3), advance(tables, 64, state, token)
 
     for allow in (Regex("[0-9]{2,4}"), Regex("a|ab[c-y]*"), Choice(["abc", "xyz", "9"])):
         constraint = allow.compile(tokenizer.pieces())
@@ -184,7 +265,7 @@ def test_xla_walks_as_eager_and_another_pattern_compiles_nothing():
             for value in b"a9b":
                 states, token = tf.constant([state, START, FREE]), tf.constant([value + 4] * 3)
                 choices, after = both(tables, states, token)
-                assert np.array_equal(choices, allowed(tables, 64, states, 260, 3))
+                assert np.array_equal(choices, allowed(tables, 64, states, PLENTY, 260, 3))
                 assert np.array_equal(after, advance(tables, 64, states, token))
     assert both.experimental_get_tracing_count() == 1
 
@@ -196,7 +277,7 @@ def test_a_constraint_inside_a_loop_under_xla():
     @tf.function(jit_compile=True, autograph=False)
     def greedy(tables):
         def step(count, state, ids):
-            choices = allowed(tables, constraint.degree, state, 260, 3)
+            choices = allowed(tables, constraint.degree, state, PLENTY, 260, 3)
             token = tf.argmax(tf.cast(choices, tf.float32), axis=-1, output_type=tf.int32)
             return count + 1, advance(tables, constraint.degree, state, token), tf.tensor_scatter_nd_update(ids, [[count]], token[None])
 

@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import transformers
 
 from keras_lm import models
 from keras_lm.errors import UserError
-from keras_lm.generation.automata import Choice
+from keras_lm.generation.automata import Choice, Regex
 from keras_lm.generation.beam import BeamSearch, BeamSettings
 from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
@@ -235,6 +236,23 @@ def test_the_texts_that_a_constraint_allows_are_found_and_no_others():
         rows = [log_probabilities(model, [[5, 6, *beam.ids[:place]]])[0, token] for place, token in enumerate(beam.ids)]
         assert beam.score == pytest.approx(sum(rows), abs=1e-4)
     assert beams == sorted(beams, key=lambda beam: -beam.score)
+
+
+def test_each_prompt_has_a_constraint_of_its_own_and_its_texts_are_whole():
+    search = search_of(sharpened(build("transformer")), pieces=LETTERS)  # context 16
+    each = [Regex("(ab)*c|(ab)*d").compile(LETTERS), None, Choice(["ab", "abcd", "b"]).compile(LETTERS)]
+    prompts, settings = [[5, 6], [7], [8, 9]], BeamSettings(num_return=4, max_new_tokens=5, num_beam_groups=2)
+    found = search.generate(prompts, settings, constraint=each)
+    text_of = lambda beam: b"".join(LETTERS[token] for token in beam.ids).decode()
+    for prompt, constraint, beams in zip(prompts, each, found, strict=True):
+        (alone,) = search.generate([prompt], settings, constraint=constraint)
+        assert [(beam.ids, beam.finish_reason) for beam in beams] == [(beam.ids, beam.finish_reason) for beam in alone]
+        np.testing.assert_allclose([beam.score for beam in beams], [beam.score for beam in alone], atol=1e-4)
+    assert all(re.fullmatch("(ab)*[cd]", text_of(beam)) for beam in found[0])
+    assert all(text_of(beam) in ("ab", "abcd", "b") for beam in found[2])
+    held = BeamSettings(num_return=2, num_beams=2, max_new_tokens=40, length_penalty=9.0)  # long texts, but the context has room for 15
+    (beams,) = search.generate([[5]], held, constraint=each[0], bias={END: -200.0, 6: -50.0, 7: -50.0})
+    assert [(text_of(beam)[:-1], beam.finish_reason) for beam in beams] == [("ab" * 7, "context")] * 2
 
 
 def test_where_nothing_is_allowed_the_text_is_blocked():

@@ -285,6 +285,65 @@ def test_constrained_texts_match_their_pattern(jit_compile):
         assert all(re.fullmatch(pattern, text) for text in ended)
 
 
+def text_of(continuation):
+    return b"".join(LETTERS[token] for token in continuation.ids).decode()
+
+
+def test_each_prompt_has_a_constraint_of_its_own():
+    model = build("gru")
+    sampler, plain = (Sampler(model, end_id=END, never=(0, 1, 2), pieces=LETTERS, jit_compile=jit_compile) for jit_compile in (True, False))
+    patterns = ["[a-d]+p", None, "(no){2,3}", "[a-d]+p"]
+    compiled = {pattern: pattern and Regex(pattern).compile(LETTERS) for pattern in patterns}
+    prompts = [[5], [6, 7], [8], [9, 10, 11]]
+    settings = SamplingSettings(temperature=3.0, max_new_tokens=10, num_samples=3, seed=5)
+    together = sampler.generate(prompts, settings, constraint=[compiled[pattern] for pattern in patterns])
+    for row, (prompt, pattern) in enumerate(zip(prompts, patterns, strict=True)):
+        texts = together[3 * row : 3 * row + 3]
+        alone = dataclasses.replace(settings, seed=5 + 3 * row)
+        assert plain.generate([prompt], alone, constraint=compiled[pattern]) == texts
+        assert all(re.fullmatch(pattern or ".*", text_of(text)) for text in texts)
+    for patterns in (["[a-d]+p", "b{3}", None, "c"], ["a", "a", "(ab|cd)+", "[a-p]*"], [None, None, None, "abc"]):
+        sampler.generate(prompts, settings, constraint=[pattern and Regex(pattern).compile(LETTERS) for pattern in patterns])
+    assert sampler.num_compilations == 2
+    with pytest.raises(ValueError, match="one for each of the 4 prompts, got 2"):
+        sampler.generate(prompts, settings, constraint=[None, None])
+
+
+def reluctant(*tokens):
+    """A bias that leaves some tokens to when nothing else may come."""
+    return {**dict.fromkeys(tokens, -100.0), END: -200.0}
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_text_is_whole_where_its_limit_is(jit_compile):
+    sampler, constraint = sampler_of("gru", pieces=LETTERS, jit_compile=jit_compile), Regex("(ab)*c").compile(LETTERS)
+    for limit, text, reason in (
+        (1, "c", "length"),
+        (2, "c", "end"),
+        (5, "ababc", "length"),
+        (6, "ababc", "end"),
+        (9, "ababababc", "length"),
+    ):
+        settings = SamplingSettings(max_new_tokens=limit)
+        (found,) = sampler.generate([[5, 6]], settings, constraint=constraint, bias=reluctant(6))
+        assert (text_of(found), found.finish_reason) == (text, reason)
+    assert sampler.num_compilations == 2
+    streamed = list(sampler.stream([[5, 6]], settings, constraint=constraint, bias=reluctant(6), chunk_size=2))
+    assert sum((part for (part,) in streamed[1:]), streamed[0][0]) == found
+    (short,) = sampler.generate([[5]], SamplingSettings(max_new_tokens=2), constraint=Choice(["abcd"]).compile(LETTERS))
+    assert (text_of(short), short.finish_reason) == ("ab", "length")  # too little for any text
+
+
+def test_a_text_is_whole_where_the_context_is_full_or_slides():
+    sampler, constraint = sampler_of("transformer", pieces=LETTERS, jit_compile=False), Regex("(ab)*c").compile(LETTERS)  # context 16
+    prompts, each = [[5], [6, 7, 8]], [constraint, Regex("d(ef)*").compile(LETTERS)]
+    settings = SamplingSettings(max_new_tokens=26)
+    found = sampler.generate(prompts, settings, constraint=each, bias=reluctant(6))
+    assert [(text_of(text), text.finish_reason) for text in found] == [("ab" * 7 + "c", "context"), ("d" + "ef" * 6, "context")]
+    found = sampler.generate(prompts, dataclasses.replace(settings, when_full="slide"), constraint=each, bias=reluctant(6))
+    assert [(text_of(text), text.finish_reason) for text in found] == [("ab" * 12 + "c", "end"), ("d" + "ef" * 12, "end")]
+
+
 def test_where_nothing_is_allowed_the_text_is_blocked():
     sampler = Sampler(build("gru"), end_id=END, pieces=LETTERS, jit_compile=False)
     constraint = Choice(["ab"]).compile(LETTERS)

@@ -1,7 +1,10 @@
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 
+from keras_lm.classical.ngram import NGramModel
 from keras_lm.errors import UserError
 from keras_lm.generation.automata import Choice, Regex
 from keras_lm.generation.settings import SamplingSettings
@@ -103,6 +106,49 @@ def test_what_is_allowed(speaker):
         result = speaker.generate(["床"], **knobs)[0]
         assert re.fullmatch("[月光]{3}", result.text)
         assert result.finish_reason == "end"
+
+
+def test_each_prompt_has_its_own_rule(speaker):
+    rules, patterns = [Regex("月[床光]+"), None, Choice(["光光", "明"])], ["月[床光]+", "明月光。", "光光|明"]
+    prompts, knobs = ["床", "床前", "床"], {"max_new_tokens": 8}
+    sampled = speaker.generate(prompts, temperature=0.0, allow=rules, num_samples=2, **knobs)
+    by_beams = [beams[0] for beams in speaker.beam_search(prompts, allow=rules, **knobs)]
+    for texts in (sampled[::2], sampled[1::2], by_beams, speaker.contrastive_search(prompts, alpha=0.1, allow=rules, **knobs)):
+        for text, pattern in zip(texts, patterns, strict=True):
+            assert re.fullmatch(pattern, text.text)
+    assert "".join(speaker.stream("床", allow=rules[0], seed=3)) == speaker.generate(["床"], allow=rules[:1], seed=3)[0].text
+    with pytest.raises(UserError, match="allow must be one for all prompts, or one for each of the 2, got 3"):
+        speaker.generate(prompts[:2], allow=rules)
+
+
+def test_a_limit_below_the_shortest_text_is_refused(speaker):
+    for search in (speaker.generate, speaker.beam_search, speaker.contrastive_search):
+        with pytest.raises(UserError, match="the shortest text that is allowed has 4 tokens: raise max_new_tokens from 3"):
+            search(["床", "前"], allow=[None, Regex("月{4,}")], max_new_tokens=3)
+    generator = TextGenerator(build("transformer", vocabulary_size=260), ByteTokenizer(), jit_compile=False)  # context 16
+    with pytest.raises(UserError, match="the shortest text that is allowed has 9 tokens: behind its prompt the context has room for 8"):
+        generator.generate(["1234567"], allow=Regex("a{9}"))
+    assert generator.generate(["1234567"], allow=Regex("a{9}"), when_full="slide")[0].text == "a" * 9
+
+
+def test_any_value_that_compiles_to_a_constraint_is_a_rule(speaker):
+    @dataclasses.dataclass(frozen=True)
+    class Twice:
+        text: str
+
+        def compile(self, pieces, special):
+            return Choice([self.text * 2]).compile(pieces, special)
+
+    assert speaker.generate(["床"], allow=[Twice("月")])[0].text == "月月"
+
+
+def test_an_n_gram_model_ends_its_texts_too():
+    tokenizer = ByteTokenizer()
+    ids = np.array([2, *(value + 4 for value in b"abababab"), 3])
+    model = NGramModel.fit(ids, order=2, vocabulary_size=tokenizer.vocabulary_size, smoothing="add_k")
+    texts = TextGenerator(model, tokenizer).generate(["a", "b"], allow=[Regex("(ba)*c"), None], max_new_tokens=7, num_samples=5)
+    assert all(re.fullmatch("(ba)*c", text.text) for text in texts[:5])
+    assert not any(re.fullmatch("(ba)*c", text.text) for text in texts[5:])
 
 
 def test_searches_at_the_level_of_text(speaker):
