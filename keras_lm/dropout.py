@@ -38,11 +38,16 @@ class HashDropout(keras.layers.Dropout):
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         if not training or not self.rate:
             return inputs
-        seed = tf.cast(tf.convert_to_tensor(self.seed_generator.next()), tf.uint32)
-        places = tf.cast(tf.range(tf.size(inputs)), tf.uint32)
-        bits = _mixed(tf.bitwise.bitwise_xor(_mixed(places + _mixed(seed[0])), _mixed(_mixed(seed[1]) + seed[0])))
+        bits = random_bits(self.seed_generator.next(), tf.size(inputs))
         keep = tf.reshape(bits >= tf.constant(round(self.rate * 2**32), tf.uint32), tf.shape(inputs))
         return tf.where(keep, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros_like(inputs))
+
+
+def random_bits(seed: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """uint32 `(size,)`, a function of the place and of `seed`, `(2,)` whole numbers."""
+    seed = tf.cast(tf.convert_to_tensor(seed), tf.uint32)
+    places = tf.cast(tf.range(size), tf.uint32)
+    return _mixed(tf.bitwise.bitwise_xor(_mixed(places + _mixed(seed[0])), _mixed(_mixed(seed[1]) + seed[0])))
 
 
 def _mixed(x: tf.Tensor) -> tf.Tensor:

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_lm.errors import UserError
 from keras_lm.masking import masked_evaluation_batches
-from keras_lm.parallel import PairIds, pair_evaluation_batches
+from keras_lm.parallel import DocumentIds, PairIds, pair_evaluation_batches
 from keras_lm.pipeline import Tokens, evaluation_batches
 from keras_lm.recurrent import run_model, run_stateful, zero_states
 from keras_lm.tracing import by_shape
@@ -173,6 +173,22 @@ class PairEvaluator(Evaluator):
 
     def _batches(self, tokens: Tokens) -> Iterator[tuple]:
         for inputs, (labels, weights) in pair_evaluation_batches(PairIds(tokens.ids, self.sequence_length), batch_size=self.batch_size):
+            yield inputs, labels, weights
+
+
+class DocumentEvaluator(Evaluator):
+    """Evaluates a language model on documents, each by itself: all of its tokens and its end, and not its start.
+
+    Args:
+        model: From ids to logits.
+        sequence_length: Tokens to which a document is cut.
+        batch_size: Documents a batch.
+        jit_compile: Whether XLA compiles it.
+    """
+
+    def _batches(self, tokens: Tokens) -> Iterator[tuple]:
+        documents = DocumentIds(tokens.ids, self.sequence_length)
+        for (_, inputs), (labels, weights) in pair_evaluation_batches(documents, batch_size=self.batch_size):
             yield inputs, labels, weights
 
 

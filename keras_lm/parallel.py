@@ -81,6 +81,30 @@ class PairIds:
         return sources, inputs, labels
 
 
+class DocumentIds(PairIds):
+    """The documents of a split, each the target of itself: what a VAE reads and writes.
+
+    Args:
+        ids: `(tokens,)`: each document as `start, ids ..., end`.
+        longest: What is longer is cut, with its end token, to this many tokens.
+
+    Example:
+
+    >>> documents = DocumentIds(np.array([2, 10, 11, 3, 2, 20, 3]), longest=8)
+    >>> len(documents), [part.tolist() for part in documents[0]]
+    (2, [[10, 11, 3], [2, 10, 11, 3]])
+    """
+
+    def __init__(self, ids: np.ndarray | ShardedIds, longest: int):
+        super().__init__(ids, longest)
+        self.source_lengths = self.target_lengths = np.diff(self._places) - 1
+
+    def __getitem__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        first, end = self._places[number : number + 2].tolist()
+        document = self.ids[first : min(end, first + 1 + self.longest)]
+        return document[1:], document
+
+
 def encode_pairs(pairs: Iterable[tuple[str, str, str]], tokenizer: Tokenizer, folder: str | os.PathLike) -> dict[str, Tokens]:
     """Tokenizes pairs into `folder`, one pass.
 

@@ -111,8 +111,8 @@ def transformer_seq2seq(
             **kwargs,
         )
 
-    source, target = _inputs()
-    vectors, visible = _encoder_inputs(embedding_dim)
+    source, target = pair_inputs()
+    vectors, visible = encoder_inputs(embedding_dim)
     x = begin(vectors, "source")
     encoder_layers = num_encoder_layers or num_layers
     for number in range(encoder_layers):
@@ -175,8 +175,8 @@ def rnn_seq2seq(
         raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {attention!r}")
     embedding = reversible_embedding(vocabulary_size, embedding_dim, tied)
     drop = lambda x: HashDropout(dropout)(x) if dropout else x  # a layer each: one shared over two models would not load
-    source, target = _inputs()
-    vectors, visible = _encoder_inputs(embedding_dim)
+    source, target = pair_inputs()
+    vectors, visible = encoder_inputs(embedding_dim)
     x, ends = drop(vectors), []
     for number in range(num_layers):
         forward, backward = read_both_ways(keras.layers.GRU, hidden_dim, x, visible, f"encoder_{{}}_{number}")
@@ -202,11 +202,13 @@ def rnn_seq2seq(
     return keras.Model([source, target], logits, name="rnn_seq2seq")
 
 
-def _inputs() -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def pair_inputs() -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """Source and target ids, `(batch, time)` int32."""
     return keras.Input([None], dtype="int32", name="source"), keras.Input([None], dtype="int32", name="target")
 
 
-def _encoder_inputs(embedding_dim: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+def encoder_inputs(embedding_dim: int) -> tuple[keras.KerasTensor, keras.KerasTensor]:
+    """The vectors of a source and where they stand for text."""
     return keras.Input([None, embedding_dim], name="source_vectors"), keras.Input([None], dtype="bool", name="source_visible")
 
 

@@ -172,22 +172,35 @@ def small_similar_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return _trained(folder, task="similarity", corpus="pairs.tsv", steps=60)
 
 
-def _trained(folder: pathlib.Path, *, corpus: str, **changes: object) -> Run:
-    settings = TrainingSettings(
-        corpus=str(folder / corpus),
-        model="gru",
-        embedding_dim=16,
-        hidden_dim=16,
-        num_layers=1,
-        sequence_length=24,
-        batch_size=16,
-        evaluate_every=20,
-        warmup_steps=5,
-        learning_rate=0.02,
-        xla="off",
-        out=str(folder / "run"),
-        **changes,
+@pytest.fixture(scope="session")
+def small_vae_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A sentence VAE that has learnt to tell small sentences apart, trained to its end. Tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs")
+    parts = (
+        ("房间", "早餐", "服务", "位置", "这本书", "电脑"),
+        ("很", "不", "太", "真"),
+        ("好", "新", "大", "贵", "快"),
+        ("。", "！", "，下次再说。"),
     )
+    (folder / "sentences.txt").write_text("".join(f"{''.join(words)}\n" for words in itertools.product(*parts)), encoding="utf-8")
+    changes = {"latent_dim": 4, "free_bits": 1.0, "kl_steps": 100, "word_dropout": 0.2, "sample_tokens": 16, "sequence_length": 16}
+    return _trained(folder, task="vae", corpus="sentences.txt", model="lstm", steps=200, evaluate_every=100, **changes)
+
+
+def _trained(folder: pathlib.Path, *, corpus: str, **changes: object) -> Run:
+    small = {
+        "model": "gru",
+        "embedding_dim": 16,
+        "hidden_dim": 16,
+        "num_layers": 1,
+        "sequence_length": 24,
+        "batch_size": 16,
+        "evaluate_every": 20,
+        "warmup_steps": 5,
+        "learning_rate": 0.02,
+        "xla": "off",
+    }
+    settings = TrainingSettings(corpus=str(folder / corpus), out=str(folder / "run"), **{**small, **changes})
     run = prepare(settings)
     loop.train(run)
     return run

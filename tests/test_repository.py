@@ -113,14 +113,17 @@ def test_imports_run_one_way(repository):
         "pooling",
         "ngram_logits",
         "sentence_vectors",
+        "vae",
         "heads",
         "tuning",
         "evaluation",
         "label_evaluation",
+        "vae_evaluation",
         "scaling",
         "plots",
         "attention_plots",
         "label_plots",
+        "latent_plots",
     )
     stations += (
         "generation",

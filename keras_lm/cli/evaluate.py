@@ -28,7 +28,9 @@ Prints one line of JSON: loss (nats a token), perplexity, bits_per_character, bi
 translation of the most similar sentence trained on, or the text's own beginning. Of --task classification accuracy and F1, beside a bag of
 words that learnt from the same texts; of --task tagging F1 of the words found, and of words with their tags, beside jieba; of --task
 answering exact match and F1, beside the span nearest to the question; of --task similarity Spearman's correlation with the scores, or how
-often the text that belongs to another is found, beside TF-IDF."""
+often the text that belongs to another is found, beside TF-IDF. Of --task vae loss and perplexity are bounds, made up of reconstruction and
+kl (nats a sentence); active_units says how much of the vector is used, and importance_weighted_perplexity is a tighter bound. All compare
+with the perplexity of a language model trained on the same corpus with --by-document."""
 
 
 def parser() -> options.Parser:
@@ -52,6 +54,13 @@ def parser() -> options.Parser:
         metavar="FILE",
         help="write a line for each text to FILE: source, text and references of pairs; of labels text, what is right, what was said",
     )
+    result.add_argument(
+        "--importance-samples",
+        type=int,
+        default=10,
+        metavar="N",
+        help="for a vae: vectors a sentence for the tighter bound; 0 is off (default: 10)",
+    )
     result.add_argument("--data-dir", metavar="FOLDER", help="for --corpus tfds:...: folder of prepared datasets")
     return result
 
@@ -68,6 +77,8 @@ def evaluate(arguments: Sequence[str] | None) -> int:
         raise UserError("--written is for runs of pairs and of texts with labels")
     if given.num_beams < 1:
         raise UserError(f"--num-beams must be at least 1, got {given.num_beams}")
+    if given.importance_samples < 0:
+        raise UserError(f"--importance-samples must be 0 or more, got {given.importance_samples}")
     if given.corpus and not given.corpus.startswith("tfds:"):
         corpora.open_corpus(given.corpus)
 
@@ -87,7 +98,9 @@ def evaluate(arguments: Sequence[str] | None) -> int:
             part = given.part or ("test" if len(parts["test"].ids) > 1 else "validation")
             tokens = parts[part]
         result = evaluator(tokens, progress=None if examples else options.progress_bar(len(tokens.ids) - 1, "token"))
-    values = {"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}
+        values = {"corpus": given.corpus or settings.corpus, "part": part, **dataclasses.asdict(result)}
+        if settings.has_latent:
+            values |= _judge_vae(evaluator, tokens, result, given.importance_samples)
     if run.settings.reads_pairs:
         values |= _judge(run, part, given.num_beams, given.written)
     elif examples:
@@ -109,6 +122,20 @@ def _judge(run: Run, part: str, num_beams: int, written: str | None) -> dict[str
         _write(written, ((source, text, *right[source]) for source, text in zip(right, texts, strict=True)))
     exact = exact_match(texts, list(right.values()))
     return {"num_beams": num_beams, **dataclasses.asdict(scores), "exact": exact, "floor": dataclasses.asdict(task.floor(run, part))}
+
+
+def _judge_vae(evaluator, tokens, result, samples: int) -> dict[str, object]:
+    """What else is to be said of a VAE: a tighter bound, and whether its vector is used."""
+    from keras_lm.vae_evaluation import collapse
+
+    collapsed = collapse(result)
+    if collapsed:
+        print(f"keras_lm-evaluate: {collapsed}", file=sys.stderr)
+    more: dict[str, object] = {"collapsed": collapsed is not None}
+    if samples:
+        bar = options.progress_bar(samples * result.tokens, "token")
+        more |= {"importance_samples": samples, "importance_weighted_perplexity": evaluator.importance_weighted(tokens, samples, bar)}
+    return more
 
 
 def _judge_labels(run: Run, part: str, written: str | None) -> dict[str, object]:

@@ -89,8 +89,8 @@ def _transformers(run: Run, out: str) -> int:
     from keras_lm.pretrained.checkpoint import check_free
 
     check_free(out)
-    if run.settings.model != "transformer" or run.settings.reads_pairs:
-        what = f"a model for {run.settings.task}" if run.settings.reads_pairs else f"a {run.settings.model}"
+    if run.settings.model != "transformer" or run.settings.task != "lm":
+        what = f"a model for {run.settings.task}" if run.settings.task != "lm" else f"a {run.settings.model}"
         raise UserError(f"{run.folder} holds {what}: transformers has the form of a Transformer language model alone")
     _start(run)
     from keras_lm.pretrained.saving import save

@@ -28,6 +28,7 @@ _EPILOG = """examples:
   keras_lm-train --tokens data/wiki --steps 100000 --out runs/wiki
   keras_lm-train --task translation --corpus pairs.tsv --tokenizer sentencepiece --out runs/translator
   keras_lm-train --task classification --corpus texts.tsv --model lstm --out runs/classifier
+  keras_lm-train --task vae --corpus sentences.txt --model lstm --free-bits 0.35 --kl-steps 1000 --out runs/sentences
   keras_lm-train --out runs/book --resume
   keras_lm-train --corpus book.txt --model lstm --dry-run
   keras_lm-train --corpus book.txt --model lstm --find-learning-rate rates.png
@@ -73,8 +74,8 @@ def train(arguments: Sequence[str] | None) -> int:
             _check_tokens(settings.tokens, asked)
         elif not settings.corpus.startswith("tfds:"):  # a wrong name should not cost five seconds
             _check_corpus(settings)
-        if dry_run and (settings.reads_pairs or settings.reads_labels):
-            raise UserError(f"--dry-run is for --task lm, not for {settings.task}")
+        if dry_run and (settings.reads_pairs or settings.reads_labels or settings.reads_documents):
+            raise UserError(f"--dry-run is for --task lm, not for {'by_document' if settings.by_document else settings.task}")
         if settings.pretrained:
             from keras_lm.pretrained.checkpoint import Checkpoint
 
@@ -100,6 +101,7 @@ def _train(settings: TrainingSettings, run: Run | None) -> int:
     from keras_lm.training import loop
     from keras_lm.training.distribution import Distribution
     from keras_lm.training.preparation import prepare
+    from keras_lm.vae_evaluation import collapse
 
     resume = run is not None
     settings = run.settings if run else settings
@@ -116,6 +118,8 @@ def _train(settings: TrainingSettings, run: Run | None) -> int:
     if not devices.is_chief:
         return 0
     print(_best(result, run.settings.task))
+    if run.settings.has_latent and (collapsed := collapse(result)):
+        print(collapsed, file=sys.stderr)
     print(f"run: {run.folder}  ({'samples.txt, ' if run.settings.writes else ''}curves.png, metrics.jsonl, model.keras)")
     folder, export, prompt = str(run.folder), run.settings.export, run.settings.sample_prompt or "..."
     texts = options.ASKED.get(run.settings.task, ("...",))
@@ -143,6 +147,9 @@ def _best(result: Any, task: str) -> str:
     if not hasattr(result, "bits_per_character"):
         return f"best validation loss: {result.loss:.4f} nats a hidden token (perplexity {result.perplexity:.2f})"
     perplexity = f"perplexity {result.perplexity:.2f}, {result.bits_per_character:.3f} bits a character"
+    if hasattr(result, "kl"):
+        units = f"{result.active_units} of {result.latent_dim} units active"
+        return f"best validation bound: {result.loss:.4f} nats a token ({perplexity}; KL {result.kl:.2f} nats a sentence, {units})"
     return f"best validation loss: {result.loss:.4f} nats a token ({perplexity})"
 
 

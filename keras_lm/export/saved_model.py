@@ -9,7 +9,8 @@ Signatures (every input and output has the batch as its first axis, so that TF S
 - `step`: ids and state → logits and state, for clients that stream (`keras_lm.export.stepping`).
 
 An encoder-decoder has three: `serving_default` and `generate` take `sources` in place of prompts, and by default the most probable token at
-each step; `score` takes `sources` and `targets`.
+each step; `score` takes `sources` and `targets`. A sentence VAE has these, and two more: `encode`, `texts` → `vectors`, `deviations`; and
+`decode`, `vectors` → what `generate` gives, with the default knobs.
 
 No XLA inside: TF Serving switches it off by default, and a signature that needs it loads and then fails at every call. `xla=True` writes a
 version for servers that have it on (`keras_lm.export.compiled`).
@@ -316,6 +317,6 @@ def export_run(run: Run, folder: str | os.PathLike | None = None, *, xla: bool =
         return export_labeller(model, tokenizer, classes, folder, longest=settings.sequence_length, **of_run)
     if not settings.writes:
         raise UserError(f"a run of {settings.task} says nothing by itself: start a run of another task from it (--start-from)")
-    source = settings.sequence_length if settings.reads_pairs else None
+    source = settings.sequence_length if settings.reads_pairs or settings.has_latent else None
     model, tokenizer = run.load_model(), run.load_tokenizer()
     return export_model(model, tokenizer, folder, documents=settings.documents, longest_source=source, xla=xla, **of_run)

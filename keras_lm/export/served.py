@@ -28,12 +28,15 @@ from keras_lm.generation.state import Decoder
 from keras_lm.generation.text import prompt_ids, source_ids
 from keras_lm.recurrent import run_model
 from keras_lm.tokenizers import Tokenizer
+from keras_lm.vae import is_vae, latent_decoder, posterior_of
 
 MOST_TOKENS = 4096
 """The most tokens of a prompt that are read, and of new ones, for models without a bounded context."""
 
 MOST_CANDIDATES = 100
 """The most tokens that `next_token` lists."""
+
+_FARTHEST = 100.0  # a number of a VAE's vector that lies farther from 0 is taken for this
 
 _SCORE_WINDOW = 128  # tokens of a text that a recurrent model scores at a time
 
@@ -92,12 +95,16 @@ class Served(tf.Module):
         if decoder.encoder is not None:
             pairs = _PairGraphs(decoder, tokenizer, clean, documents, defaults, xla)
             pairs.longest_source = longest_source or decoder.context_length or MOST_TOKENS
-            self.entries = _pair_entries(pairs, text)
+            entries = _pair_entries(pairs, text)
+            if is_vae(model):
+                vectors = _VectorGraphs(Decoder(latent_decoder(model)), tokenizer, clean, documents, defaults, xla)
+                entries |= _latent_entries(vectors, posterior_of(model), pairs, text)
+            self.entries: dict[str, Signature] = entries
             return
         graphs = _Graphs(decoder, tokenizer, clean, documents, defaults, xla)
         knobs = graphs.knobs()
         k = Input(tf.TensorSpec([None], tf.int32), np.array([10], np.int32), (1, graphs.most_candidates))
-        self.entries: dict[str, Signature] = {
+        self.entries = {
             "serving_default": Signature("Goes on with each prompt, with the default knobs.", {"prompts": text}, graphs.generate),
             "generate": Signature(
                 "Goes on with each prompt. The knobs are those of keras_lm's SamplingSettings, each a value a row or one for all.",
@@ -251,7 +258,7 @@ class _PairGraphs(_Graphs):
         prompt = tf.repeat([[self._tokenizer.pad_id, self._tokenizer.start_id]], rows, axis=0)
         room = tf.fill([rows], context - 1 if context else MOST_TOKENS)
         capacity = tf.reduce_max(tf.minimum(knobs.max_new_tokens, room))
-        return self._written(prompt, tf.ones([rows], tf.int32), knobs, capacity=capacity, room=room, source=self._sources(sources))
+        return self._written(prompt, tf.ones([rows], tf.int32), knobs, capacity=capacity, room=room, source=self.sources(sources))
 
     def score(self, sources: tf.Tensor, targets: tf.Tensor) -> dict[str, tf.Tensor]:
         nothing = lambda: (tf.zeros([0]), tf.zeros([0], tf.int32))
@@ -266,11 +273,11 @@ class _PairGraphs(_Graphs):
         labels = tf.concat([ids, end], axis=1)[:, :most]
         count = tf.cast(labels.row_lengths(), tf.int32)
         inputs = tf.concat([start, ids], axis=1)[:, :most]
-        logits = run_model(self._decoder.model, [self._sources(sources), inputs.to_tensor(shape=[None, None])])
+        logits = run_model(self._decoder.model, [self.sources(sources), inputs.to_tensor(shape=[None, None])])
         losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels.to_tensor(shape=[None, None]), logits)
         return -tf.reduce_sum(losses * tf.sequence_mask(count, tf.shape(losses)[1], tf.float32), axis=1), count
 
-    def _sources(self, sources: tf.Tensor) -> tf.Tensor:
+    def sources(self, sources: tf.Tensor) -> tf.Tensor:
         return source_ids(self._tokenizer, self._cleaner(valid_utf8(sources)))[:, : self.longest_source].to_tensor(shape=[None, None])
 
 
@@ -286,6 +293,30 @@ def _pair_entries(graphs: _PairGraphs, text: Input) -> dict[str, Signature]:
             "How probable each target is, given its source: ln P summed over its tokens and its end, their number, and exp(-mean).",
             {"sources": text, "targets": text},
             graphs.score,
+        ),
+    }
+
+
+class _VectorGraphs(_PairGraphs):
+    """The same of the part of a VAE that writes: vectors in place of sources."""
+
+    def sources(self, vectors: tf.Tensor) -> tf.Tensor:
+        return tf.clip_by_value(tf.where(tf.math.is_nan(vectors), 0.0, vectors), -_FARTHEST, _FARTHEST)
+
+
+def _latent_entries(vectors: _VectorGraphs, reader: keras.Model, pairs: _PairGraphs, text: Input) -> dict[str, Signature]:
+    def encode(texts: tf.Tensor) -> dict[str, tf.Tensor]:
+        some = tf.cond(tf.size(texts) > 0, lambda: texts, lambda: tf.constant([""]))
+        mean, log_variance = tf.split(run_model(reader, pairs.sources(some))[: tf.size(texts)], 2, axis=1)
+        return {"vectors": mean, "deviations": tf.exp(0.5 * log_variance)}
+
+    vector = Input(tf.TensorSpec([None, reader.output_shape[-1] // 2], tf.float32))
+    return {
+        "encode": Signature("The vector of each sentence: mean and standard deviations of its posterior.", {"texts": text}, encode),
+        "decode": Signature(
+            "Writes a sentence from each vector, with the default knobs: one of encode, one between two, or one drawn from N(0, 1).",
+            {"vectors": vector},
+            vectors.generate,
         ),
     }
 

@@ -66,7 +66,9 @@ def requests(
         for text in texts if strings else [""]:
             values = {key: np.repeat(given.default, batch, axis=0) for key, given in signature.inputs.items() if given.default is not None}
             values.update({key: np.array([text.encode()] * batch, object) for key in strings})
-            yield name, values if strings else {"ids": np.full([batch, 1], 2, np.int32), **values}
+            others = {key: given.spec for key, given in signature.inputs.items() if key not in values}
+            shapes = {key: [batch, *(size or 1 for size in spec.shape.as_list()[1:])] for key, spec in others.items()}
+            yield name, values | {key: np.full(shapes[key], 2, spec.dtype.as_numpy_dtype) for key, spec in others.items()}
 
 
 def _text(tokenizer: Tokenizer, length: int) -> str:

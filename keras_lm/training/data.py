@@ -13,17 +13,18 @@ import tensorflow as tf
 
 from keras_lm import pipeline
 from keras_lm.augmentation import compose
-from keras_lm.evaluation import Evaluator, MaskedEvaluator, PairEvaluator
+from keras_lm.evaluation import DocumentEvaluator, Evaluator, MaskedEvaluator, PairEvaluator
 from keras_lm.examples import Examples, answering_examples, classification_examples, similarity_examples, tagging_examples
 from keras_lm.input_service import served_batches
 from keras_lm.label_batches import LabelledIds, label_batches
 from keras_lm.label_evaluation import LabelEvaluator
 from keras_lm.masking import masked_batches
 from keras_lm.pairs import open_pairs, split_pairs
-from keras_lm.parallel import PairIds, pair_batches
+from keras_lm.parallel import DocumentIds, PairIds, pair_batches
 from keras_lm.tokenizers import Tokenizer
 from keras_lm.training.settings import TrainingSettings
 from keras_lm.training.step import use_xla
+from keras_lm.vae_evaluation import VAEEvaluator
 from keras_lm.word_dropout import word_dropout
 
 
@@ -92,6 +93,9 @@ def _batches(
     order |= {"rows": rows}
     if settings.reads_pairs:
         return pair_batches(PairIds(tokens.ids, settings.sequence_length), **order)
+    if settings.reads_documents:
+        batches = pair_batches(DocumentIds(tokens.ids, settings.sequence_length), **order)
+        return batches if settings.has_latent else ((inputs, targets) for (_, inputs), targets in batches)
     order |= {"sequence_length": settings.sequence_length, "stateful": settings.stateful}
     if settings.data_service:
         service = {"service": settings.data_service, "num_workers": settings.data_service_workers}
@@ -112,15 +116,16 @@ def _augmented(batches: Iterator[tuple], settings: TrainingSettings, tokenizer: 
 
 
 def _with_words_dropped(batches: Iterator[tuple], settings: TrainingSettings, tokenizer: Tokenizer, start_step: int) -> Iterator[tuple]:
-    """Hides tokens of what is read; what is asked for stays."""
+    """Hides tokens of what is read, of a VAE from its decoder; what is asked for stays."""
     for step, (ids, targets) in zip(itertools.count(start_step), batches):
-        yield word_dropout(ids, (settings.seed, step), settings.word_dropout, tokenizer.unknown_id), targets
+        hidden = lambda ids, step=step: word_dropout(ids, (settings.seed, step), settings.word_dropout, tokenizer.unknown_id)
+        yield (ids[0], hidden(ids[1])) if settings.has_latent else hidden(ids), targets
 
 
 _AUGMENTED = 3  # beside the numbers of `masking`: another stream of random numbers
 
 
-def make_evaluator(settings: TrainingSettings, model: keras.Model) -> Evaluator | LabelEvaluator:
+def make_evaluator(settings: TrainingSettings, model: keras.Model) -> Evaluator | LabelEvaluator | VAEEvaluator:
     """An evaluator of `model` with the windows, the pairs or the texts that the run evaluates with."""
     sizes = {"sequence_length": settings.sequence_length, "batch_size": settings.batch_size, "jit_compile": use_xla(settings)}
     if settings.reads_labels:
@@ -129,6 +134,10 @@ def make_evaluator(settings: TrainingSettings, model: keras.Model) -> Evaluator 
         return MaskedEvaluator(model, **sizes)
     if settings.reads_pairs:
         return PairEvaluator(model, **sizes)
+    if settings.has_latent:
+        return VAEEvaluator(model, **sizes)
+    if settings.reads_documents:
+        return DocumentEvaluator(model, **sizes)
     return Evaluator(model, stateful=settings.stateful, **sizes)
 
 

@@ -23,12 +23,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lm import heads, models, pipeline, plots, seq2seq, shards, tagged
+from keras_lm import heads, models, pipeline, plots, seq2seq, shards, tagged, vae
 from keras_lm.embeddings.vectors import WordVectors, start_embedding
 from keras_lm.errors import UserError
 from keras_lm.evaluation import Evaluation
 from keras_lm.files import replacing
-from keras_lm.parallel import PairIds
+from keras_lm.parallel import DocumentIds, PairIds
 from keras_lm.recurrent import zero_states
 from keras_lm.sentence_vectors import sentence_encoder
 from keras_lm.token_names import word_names
@@ -90,6 +90,8 @@ def build_model(settings: TrainingSettings, vocabulary_size: int, classes: Seque
             return _labelling_model(settings, vocabulary_size, classes)
         if settings.task == "masked":
             return models.masked_lm(models.transformer_encoder(vocabulary_size, **arguments))
+        if settings.has_latent:
+            return vae.VAES[settings.model](vocabulary_size, **arguments)
         build = seq2seq.SEQ2SEQ[settings.model] if settings.reads_pairs else models.get(settings.model)
         return build(vocabulary_size, **arguments)
     finally:
@@ -297,7 +299,7 @@ class _Training:
     def _sample(self) -> None:
         if self.generator is None or not self.settings.sample_tokens or not self.devices.is_chief:
             return
-        if self.settings.reads_pairs:
+        if self.settings.reads_pairs or self.settings.has_latent:
             prompt = self.settings.sample_prompt or self._first_source()
             result = self.generator.generate([prompt], max_new_tokens=self.settings.sample_tokens)[0]
             text = f"{prompt} → {result.text}"
@@ -308,7 +310,8 @@ class _Training:
         print(f"{text}\n", flush=True)
 
     def _first_source(self) -> str:
-        source, _ = PairIds(self.tokens["validation"].ids, self.settings.sequence_length - 1)[0]  # an end token will follow
+        ids = PairIds if self.settings.reads_pairs else DocumentIds
+        source, _ = ids(self.tokens["validation"].ids, self.settings.sequence_length - 1)[0]  # an end token will follow
         return self.tokenizer.detokenize(tf.constant(source, tf.int32)[None])[0].numpy().decode()
 
     def _save(self, interval: Interval) -> None:

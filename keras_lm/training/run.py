@@ -183,7 +183,7 @@ class Run:
         if not settings.writes:
             raise UserError(f"{self.folder} is a run of {settings.task}, which writes no text: keras_lm-predict says what it finds in one")
         own = {"clean": settings.clean, "documents": settings.documents}
-        if settings.reads_pairs:
+        if settings.reads_pairs or settings.has_latent:
             own["longest_source"] = settings.sequence_length
         return TextGenerator(self.load_model() if model is None else model, self.load_tokenizer(), **own, **options)
 
@@ -245,7 +245,8 @@ def _load_model(path: pathlib.Path) -> Any:
     import keras
 
     import keras_lm.heads
-    import keras_lm.seq2seq  # noqa: F401  registers the layers that the file names
+    import keras_lm.seq2seq
+    import keras_lm.vae  # noqa: F401  registers the layers that the file names
 
     return keras.saving.load_model(path, compile=False)
 

@@ -9,10 +9,11 @@ import typing
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.preparation import settings as preparation
 from keras_lm.preparation.settings import CLEANERS, check_vocabulary_size
+from keras_lm.training.task_rules import LABELLED, PAIRS, check_task
 
 CHOICES: dict[str, tuple[str, ...]] = {
     **preparation.CHOICES,
-    "task": ("lm", "masked", "translation", "summarization", "classification", "tagging", "answering", "similarity"),
+    "task": ("lm", "masked", "translation", "summarization", "classification", "tagging", "answering", "similarity", "vae"),
     "model": ("simple_rnn", "lstm", "gru", "transformer"),
     "attention": ("bahdanau", "luong"),
     "pooling": ("mean", "max", "last"),
@@ -27,25 +28,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
 }
 """The words that a field takes. The tables of the library hold the same names, and a test compares them."""
 
-PAIRS = {"translation": "translations", "summarization": "headlines"}
-"""The corpus of a task that reads pairs, where none is given."""
-
-LABELLED = {"classification": "reviews", "tagging": "peoples-daily", "answering": "peoples-daily", "similarity": "headlines"}
-"""The same of a task that reads texts with labels."""
-
-_LABELLED = "classification, tagging, answering or similarity"
-
 AUGMENTATIONS = ("delete", "insert", "keyboard", "noise", "swap", "synonym")
 """Ways to change a text: the names in `keras_lm.augmentation`, as a test compares."""
-
-_FOR_LABELS = ("test_corpus", "examples")
-"""What only tasks with labels know, and what only one of them does."""
-_FOR_TASK = {
-    "pooling": ("classification", "similarity"),
-    "ngrams": ("classification",),
-    "crf": ("tagging",),
-    "class_names": ("classification",),
-}
 
 _OF_CHECKPOINT = (
     "tokens",
@@ -68,7 +52,7 @@ _OF_CHECKPOINT = (
 
 _OF_START = (
     *("reads_pairs", "tokenizer", "model", "embedding_dim", "hidden_dim", "num_layers", "attention", "pointer", "num_heads"),
-    *("num_kv_heads", "positions", "normalization", "tied", "precision"),
+    *("num_kv_heads", "positions", "normalization", "tied", "precision", "has_latent", "latent_dim"),
 )
 """What a run has in common with the one that it starts from."""
 
@@ -97,8 +81,10 @@ class TrainingSettings:
     Args:
         task: What the model is to do: lm (go on with a text), masked (find hidden tokens), translation or summarization (write a target
             for a source), classification (say what a text is), tagging (mark words and their parts of speech), answering (find the answer
-            to a question in a passage), similarity (make vectors of texts, to be searched and compared).
-        corpus: Text to learn: peoples-daily, reviews, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text (.gz too). For
+            to a question in a passage), similarity (make vectors of texts, to be searched and compared), vae (make a vector of a sentence,
+            and sentences of vectors).
+        corpus: Text to learn: peoples-daily, reviews, review-sentences, kjv, pydoc, tfds:NAME[/CONFIG], or a file or glob of UTF-8 text
+            (.gz too); for vae one whose documents are sentences. For
             translation and summarization pairs: translations, headlines, principal-clauses, copy, reverse, tfds:NAME[/CONFIG], a file of
             lines source TAB target, or SOURCE_FILE,TARGET_FILE; default translations or headlines. For classification: reviews (the
             default), or a file of lines text TAB label. For tagging: peoples-daily, or a file of lines of word/tag. For answering:
@@ -124,7 +110,9 @@ class TrainingSettings:
             has learnt.
         model: simple_rnn, lstm, gru or transformer.
         sequence_length: Tokens a window; for the transformer also its longest context. Of pairs: tokens to which sources and targets are
-            cut.
+            cut; of documents read by themselves, to which they are.
+        by_document: Whether a language model reads each document by itself, from its start to its end, as a VAE does; default are windows
+            cut out of the text as it runs on.
         embedding_dim: Width of a token's vector; for the transformer of the whole model.
         hidden_dim: Width of a recurrent layer, or of the transformer's feed-forward part; default embedding_dim, or 4 x embedding_dim.
         num_layers: Recurrent layers or transformer blocks.
@@ -138,6 +126,10 @@ class TrainingSettings:
         tune: What of a model learns that begins with another run's: full (all of it), head, or lora (the head, and matrices of low rank
             beside those of a transformer).
         lora_rank: That rank.
+        latent_dim: Width of the vector that a VAE makes of a sentence.
+        kl_steps: Steps in which the weight of a VAE's KL rises from 0 to 1; 0 is 1 from the beginning.
+        kl_cycles: How often it rises anew, over the run.
+        free_bits: Nats of KL, of each unit of that vector, that cost a VAE nothing; 0 is off.
         num_heads: Attention heads of the transformer; divides embedding_dim.
         num_kv_heads: Key/value heads of the transformer; default num_heads.
         positions: Positions of the transformer: rotary or learned.
@@ -145,7 +137,7 @@ class TrainingSettings:
         tied: Whether the transformer's output matrix is its embedding's.
         word_vectors: File of vectors (word2vec's format, text or .bin, or GloVe's) that the embedding begins with.
         dropout: Share of activations dropped in training.
-        word_dropout: Share of the tokens read in training that are hidden.
+        word_dropout: Share of the tokens read in training that are hidden; of a VAE, from its decoder.
         augment: Ways to change the texts a classifier learns from: synonym, insert, delete, swap, noise, keyboard; a half of each batch is.
         augment_share: Share of a text's words or characters that each way changes.
         label_smoothing: Share of the probability that the loss wants spread over all tokens; 0 is off.
@@ -213,6 +205,7 @@ class TrainingSettings:
     start_from: str | None = None
     model: str = "transformer"
     sequence_length: int = 128
+    by_document: bool = False
     embedding_dim: int = 256
     hidden_dim: int | None = None
     num_layers: int = 2
@@ -224,6 +217,10 @@ class TrainingSettings:
     crf: bool = True
     tune: str = "full"
     lora_rank: int = 8
+    latent_dim: int = 16
+    kl_steps: int = 0
+    kl_cycles: int = 1
+    free_bits: float = 0.0
     num_heads: int = 4
     num_kv_heads: int | None = None
     positions: str = "rotary"
@@ -276,111 +273,47 @@ class TrainingSettings:
         for name in self.clean:
             if name not in CLEANERS:
                 raise unknown_name("cleaner", name, CLEANERS)
-        for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "lora_rank", "steps", "batch_size", "accumulate"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "lora_rank", "latent_dim", "kl_cycles"):
+            self.require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("steps", "batch_size", "accumulate"):
+            self.require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("evaluate_every", "checkpoint_every", "keep_checkpoints", "worker_timeout", "data_service_workers"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
+            self.require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("vocabulary_size", "hidden_dim", "num_kv_heads", "examples"):
-            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
-        for name in ("ngrams", "warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
-            self._require(name, getattr(self, name) >= 0, "0 or more")
-        self._require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
+            self.require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1")
+        for name in ("ngrams", "kl_steps", "free_bits"):
+            self.require(name, getattr(self, name) >= 0, "0 or more")
+        for name in ("warmup_steps", "weight_decay", "clip_norm", "l1", "l2", "patience", "sample_tokens"):
+            self.require(name, getattr(self, name) >= 0, "0 or more")
+        self.require("learning_rate", 0 < self.learning_rate < float("inf"), "over 0")
         for name in ("dropout", "word_dropout", "augment_share"):
-            self._require(name, 0 <= getattr(self, name) < 1, "at least 0 and under 1")
+            self.require(name, 0 <= getattr(self, name) < 1, "at least 0 and under 1")
         for name in self.augment:
             if name not in AUGMENTATIONS:
                 raise unknown_name("augmentation", name, AUGMENTATIONS)
-        self._require("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and under 1")
-        self._require("ema", 0 <= self.ema < 1, "at least 0 and under 1")
-        self._require("beta_2", 0 <= self.beta_2 < 1, "at least 0 and under 1")
-        self._require("momentum", 0 <= self.momentum < 1, "at least 0 and under 1")
-        self._require("seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
-        self._require("batch_size", self.batch_size % self.accumulate == 0, f"a multiple of accumulate ({self.accumulate})")
-        self._require("export", self.export != "", "a folder")
-        self._require("word_vectors", self.word_vectors != "", "a file")
+        self.require("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and under 1")
+        self.require("ema", 0 <= self.ema < 1, "at least 0 and under 1")
+        self.require("beta_2", 0 <= self.beta_2 < 1, "at least 0 and under 1")
+        self.require("momentum", 0 <= self.momentum < 1, "at least 0 and under 1")
+        self.require("seed", 0 <= self.seed < 2**31, "from 0 to 2147483647")
+        self.require("batch_size", self.batch_size % self.accumulate == 0, f"a multiple of accumulate ({self.accumulate})")
+        self.require("export", self.export != "", "a folder")
+        self.require("word_vectors", self.word_vectors != "", "a file")
         check_vocabulary_size(self.tokenizer, self.vocabulary_size)
-        self._check_task()
+        check_task(self)
         self._check_pretrained()
         self._check_start()
         if self.model == "transformer":
-            self._require("num_heads", self.embedding_dim % self.num_heads == 0, f"a divisor of embedding_dim ({self.embedding_dim})")
+            self.require("num_heads", self.embedding_dim % self.num_heads == 0, f"a divisor of embedding_dim ({self.embedding_dim})")
             kv_heads = self.num_kv_heads or self.num_heads
-            self._require("num_kv_heads", self.num_heads % kv_heads == 0, f"a divisor of num_heads ({self.num_heads})")
+            self.require("num_kv_heads", self.num_heads % kv_heads == 0, f"a divisor of num_heads ({self.num_heads})")
             if self.positions == "rotary":
                 even = (self.embedding_dim // self.num_heads) % 2 == 0
-                self._require("embedding_dim", even, f"an even multiple of num_heads ({self.num_heads}) for rotary positions")
+                self.require("embedding_dim", even, f"an even multiple of num_heads ({self.num_heads}) for rotary positions")
             if self.stateful:
                 raise UserError("stateful is for recurrent models: a transformer carries no state from window to window")
         if self.stateful and self.strategy != "none":
             raise UserError(f"stateful is for one device: with strategy {self.strategy} the rows of a batch would not meet their states")
-
-    def _check_task(self) -> None:
-        for name in ("swap", "simplified", "pointer"):
-            if getattr(self, name) and not self.reads_pairs:
-                raise UserError(f"{name} is for pairs: give --task translation or summarization")
-        for name in _FOR_LABELS:
-            if getattr(self, name) is not None and not self.reads_labels:
-                raise UserError(f"{name} is for texts with labels: give --task {_LABELLED}")
-        for name, tasks in _FOR_TASK.items():
-            if getattr(self, name) != getattr(TrainingSettings, name) and self.task not in tasks:
-                raise UserError(f"{name} is for --task {' or '.join(tasks)}, not for {self.task}")
-        if not self.bidirectional and not self.reads_labels:
-            raise UserError(f"bidirectional is for texts with labels: give --task {_LABELLED}")
-        if self.augment and self.task != "classification":
-            raise UserError(f"augment is for --task classification, not for {self.task}")
-        if self.word_dropout and (self.reads_pairs or self.task == "masked" or self.strategy != "none"):
-            what = f"strategy {self.strategy}" if self.strategy != "none" else self.task
-            raise UserError(f"word_dropout is for lm and tasks with labels on one device, not for {what}")
-        if self.tune != "full" and not (self.reads_labels and self.start_from):
-            raise UserError(f"tune {self.tune} is for a task with labels that begins with another run: give --start-from")
-        if self.tune == "lora" and self.model != "transformer":
-            raise UserError(f"tune lora is for the transformer, not for {self.model}")
-        if self.task == "masked":
-            self._check_masked()
-        elif self.reads_pairs or self.reads_labels:
-            self._check_examples()
-
-    def _check_masked(self) -> None:
-        if self.model != "transformer":
-            raise UserError(f"model must be transformer for masked, got {self.model!r}")
-        for name in ("stateful", "data_service", "num_kv_heads", "export"):
-            if getattr(self, name):
-                raise UserError(f"{name} is for --task lm, not for masked")
-
-    def _check_examples(self) -> None:
-        """What tasks have in common that read pairs, or texts with labels."""
-        if self.corpus == "peoples-daily":  # the default, which holds neither
-            object.__setattr__(self, "corpus", {**PAIRS, **LABELLED}[self.task])
-        if self.reads_pairs and self.model not in ("gru", "transformer"):
-            raise UserError(f"model must be gru or transformer for {self.task}, got {self.model!r}")
-        if self.split == "contiguous" and self.reads_pairs:
-            raise UserError("split must be hash or given for pairs, got 'contiguous'")
-        for name in ("tokens", "word_vectors", "stateful", "data_service"):
-            if getattr(self, name):
-                raise UserError(f"{name} is for --task lm, not for {self.task}")
-        if self.model == "transformer" and (self.num_kv_heads or self.num_heads) != self.num_heads:
-            raise UserError(f"num_kv_heads is for --task lm, not for {self.task}")
-        if self.reads_labels:
-            self._check_labels()
-
-    def _check_labels(self) -> None:
-        self._require("split", self.split == "hash", f"hash for {self.task} (--test-corpus holds out a file)")
-        for name in ("document", "errors", "sample_prompt"):
-            if getattr(self, name) != getattr(TrainingSettings, name):
-                raise UserError(f"{name} is for models that write text, not for {self.task}")
-        for name in ("strategy", "accumulate"):
-            if getattr(self, name) != getattr(TrainingSettings, name):
-                raise UserError(f"{name} is for --task lm and pairs, not for {self.task}")
-        if self.task in ("tagging", "answering"):
-            self._require("tokenizer", self.tokenizer == "char", f"char for {self.task}, whose labels are of characters")
-            self._require("clean", not self.clean, f"empty for {self.task}, whose labels are of the text as it stands")
-        if self.task in ("answering", "similarity"):
-            self._require("label_smoothing", not self.label_smoothing, f"0 for {self.task}, which has no classes")
-        if self.task == "answering":
-            self._require("bidirectional", self.bidirectional, "true for answering: what ends an answer stands behind it")
-            self._require("sequence_length", self.sequence_length >= 8, "at least 8 for answering")
-        if self.task == "tagging":
-            self._require("label_smoothing", not (self.crf and self.label_smoothing), "0 with a crf, which is asked for whole texts")
 
     def _check_pretrained(self) -> None:
         if self.pretrained is None:
@@ -392,7 +325,7 @@ class TrainingSettings:
                 raise UserError(f"{field.name} is the checkpoint's where there is a pretrained one: leave it out")
 
     def _check_start(self) -> None:
-        self._require("start_from", self.start_from != "", "a folder")
+        self.require("start_from", self.start_from != "", "a folder")
         if self.start_from is None:
             return
         for name in ("pretrained", "tokens", "word_vectors", "vocabulary_size"):
@@ -414,7 +347,7 @@ class TrainingSettings:
                     f"{name} is {ours!r} here, but {theirs!r} in {self.start_from}, which the run is to start from: make it the same"
                 )
 
-    def _require(self, name: str, condition: bool, allowed: str) -> None:
+    def require(self, name: str, condition: bool, allowed: str) -> None:
         if not condition:
             raise UserError(f"{name} must be {allowed}, got {getattr(self, name)!r}")
 
@@ -441,9 +374,19 @@ class TrainingSettings:
         return self.bidirectional if self.reads_labels else self.task == "masked"
 
     @property
+    def has_latent(self) -> bool:
+        """Whether the model makes a vector of a sentence, and a sentence of a vector."""
+        return self.task == "vae"
+
+    @property
+    def reads_documents(self) -> bool:
+        """Whether each row of a batch is a document by itself."""
+        return self.by_document or self.has_latent
+
+    @property
     def writes(self) -> bool:
         """Whether the model writes text."""
-        return self.task == "lm" or self.reads_pairs
+        return self.task == "lm" or self.reads_pairs or self.has_latent
 
     @property
     def documents(self) -> bool:
@@ -452,9 +395,12 @@ class TrainingSettings:
 
     def model_arguments(self) -> dict[str, object]:
         """What the function that builds the model takes besides the vocabulary's size: that in `keras_lm.models.MODELS`,
-        `keras_lm.seq2seq.SEQ2SEQ`, `keras_lm.models.transformer_encoder` (masked) or `keras_lm.heads.text_body` (tasks with labels).
+        `keras_lm.seq2seq.SEQ2SEQ`, `keras_lm.vae.VAES`, `keras_lm.models.transformer_encoder` (masked) or `keras_lm.heads.text_body` (tasks
+        with labels).
         """
         result = {"embedding_dim": self.embedding_dim, "num_layers": self.num_layers, "dropout": self.dropout}
+        if self.has_latent:
+            result["latent_dim"] = self.latent_dim
         if self.reads_labels:
             result["bidirectional"] = self.bidirectional
         if self.model != "transformer":
@@ -471,7 +417,10 @@ class TrainingSettings:
             return {**result, "norm_first": True, "use_bias": False, "epsilon": None}
         if self.reads_labels:
             return result
-        return {**result, "tied": self.tied, **({"pointer": self.pointer} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads})}
+        result["tied"] = self.tied
+        if self.has_latent:
+            return result
+        return {**result, **({"pointer": self.pointer} if self.reads_pairs else {"num_kv_heads": self.num_kv_heads})}
 
 
 def check_type(name: str, value: object, hint: object) -> None:

@@ -20,6 +20,7 @@ from keras_lm.recurrent import run_model, run_stateful
 from keras_lm.tracing import by_shape
 from keras_lm.training.distribution import Distribution
 from keras_lm.training.settings import TrainingSettings
+from keras_lm.vae import kl_cost, kl_weight, with_posterior
 
 
 class StepResult(NamedTuple):
@@ -51,7 +52,7 @@ def make_train_step(
     Args:
         model: From ids to logits.
         optimizer: Built for it.
-        settings: Of which penalties, clipping, accumulation and the seed are used.
+        settings: Of which penalties, clipping, accumulation and the seed are used; of a VAE what its KL costs.
         jit_compile: Whether XLA compiles it.
         distribution: The devices; default one.
 
@@ -63,6 +64,7 @@ def make_train_step(
     devices = distribution or Distribution()
     trained, drawn = model.trainable_variables, seed_states(model)
     parts, replicas = settings.accumulate, devices.num_replicas
+    run = with_posterior(model) if settings.has_latent else model
 
     # Weights come in as tensors: a compiled function inside a replica does not know which replica's variable it would read.
     def gradients(weights: list, inputs: tf.Tensor, targets: tf.Tensor, states: dict, draw: tf.Tensor) -> tuple[list, tf.Tensor, dict]:
@@ -73,7 +75,9 @@ def make_train_step(
             if settings.stateful:
                 logits, states = run_stateful(model, inputs, states, training=True)
             else:
-                logits = run_model(model, list(inputs) if isinstance(inputs, tuple) else inputs, training=True)
+                logits = run_model(run, list(inputs) if isinstance(inputs, tuple) else inputs, training=True)
+            if settings.has_latent:
+                logits, posterior = logits
             if isinstance(targets, tuple):  # weights add up to 1 over the whole batch: divided below, so are the sums here
                 labels, of_token = targets
                 mean = lambda losses: tf.reduce_sum(losses * of_token) * (replicas * parts)
@@ -83,6 +87,10 @@ def make_train_step(
             penalty = tf.constant(0.0)
             if settings.label_smoothing:
                 penalty += settings.label_smoothing * (mean(-tf.reduce_mean(tf.nn.log_softmax(logits), axis=-1)) - loss)
+            if settings.has_latent:
+                sentences = tf.reduce_max(of_token, axis=1) * (replicas * parts)
+                rising = {"steps": settings.steps, "rising": settings.kl_steps, "cycles": settings.kl_cycles}
+                penalty += kl_weight(draw // (replicas * parts), **rising) * kl_cost(posterior, sentences, settings.free_bits)
             matrices = [weight for weight in weights if len(weight.shape) > 1]
             if settings.l1:
                 penalty += settings.l1 * tf.add_n([tf.reduce_sum(tf.abs(weight)) for weight in matrices])
