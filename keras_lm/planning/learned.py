@@ -12,7 +12,7 @@ References:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -87,7 +87,11 @@ def _edges(space: Space, final: np.ndarray, pieces: Sequence[bytes], special: Co
     Returns:
         The edges, whose first states are those of the space, all accepting; and which of the states are.
     """
-    spelled = [_spelled(step_text(step).encode(), pieces, special) for step in space.steps]
+    tokens: dict[bytes, list[int]] = {}
+    for number, piece in enumerate(pieces):
+        if piece and number not in special:
+            tokens.setdefault(piece, []).append(number)
+    spelled = [_spelled(step_text(step).encode(), tokens) for step in space.steps]
     if not any(map(len, spelled)):
         raise UserError(f"this tokenizer can write no step of {space.problem.domain.name}")
     prefixes: dict[bytes, int] = {b"": 0}
@@ -96,43 +100,32 @@ def _edges(space: Space, final: np.ndarray, pieces: Sequence[bytes], special: Co
         text = step_text(step).encode()
         name = lambda place, text=text: prefixes.setdefault(text[:place], len(prefixes)) if place < len(text) else -1
         paths.append(np.array([(name(start), token, name(end)) for start, token, end in found], np.int64).reshape(-1, 3))
-    pairs = [(state, step, target) for state, edges in enumerate(space.edges) if not final[state] for step, target in edges]
-    rows = [np.empty([0, 3], np.int64)]
-    for state, step, target in pairs:
-        path = paths[step]
-        rows.append(
-            np.stack(
-                [
-                    state * len(prefixes) + path[:, 0],
-                    path[:, 1],
-                    np.where(path[:, 2] < 0, target * len(prefixes), state * len(prefixes) + path[:, 2]),
-                ],
-                axis=1,
-            )
-        )
-    whole = np.unique(np.concatenate(rows), axis=0)
+    made = [(state, step, target) for state, edges in enumerate(space.edges) if not final[state] for step, target in edges]
+    states, steps, ends = np.array(made, np.int64).reshape(-1, 3).T
+    sizes = np.array(list(map(len, paths)), np.int64)
+    which = np.repeat(np.arange(len(steps)), sizes[steps])  # of each edge the step in `made` that it helps to spell
+    place = np.arange(len(which)) - np.repeat(np.cumsum(sizes[steps]) - sizes[steps], sizes[steps])
+    start, token, end = np.concatenate(paths)[np.repeat((np.cumsum(sizes) - sizes)[steps], sizes[steps]) + place].T
+    inside = states[which] * len(prefixes)
+    sources, targets = inside + start, np.where(end < 0, ends[which] * len(prefixes), inside + end)
+    _, kept = np.unique(sources * len(pieces) + token, return_index=True)  # steps that begin alike share their first edges
     roots = np.arange(len(space.edges)) * len(prefixes)
-    inner = np.setdiff1d(whole[:, [0, 2]], roots)
-    order = np.concatenate([roots, inner])
-    numbers = np.argsort(order)[np.searchsorted(np.sort(order), whole[:, [0, 2]])]
-    sources, targets = numbers[:, 0], numbers[:, 1]
-    sort = np.argsort(sources * len(pieces) + whole[:, 1], kind="stable")
+    order = np.concatenate([roots, np.setdiff1d(sources[kept], roots)])
+    sort = np.argsort(order)
+    sources, targets = (sort[np.searchsorted(order, ids[kept], sorter=sort)] for ids in (sources, targets))
+    sort = np.argsort(sources * len(pieces) + token[kept])
     accepting = np.arange(len(order)) < len(roots)
-    return TokenEdges(sources[sort], whole[sort, 1], targets[sort], accepting), accepting
+    return TokenEdges(sources[sort], token[kept][sort], targets[sort], accepting), accepting
 
 
-def _spelled(text: bytes, pieces: Sequence[bytes], special: Collection[int]) -> list[tuple[int, int, int]]:
+def _spelled(text: bytes, tokens: Mapping[bytes, Sequence[int]]) -> list[tuple[int, int, int]]:
     """The edges, from place to place in a text, of all ways to write it with tokens; none if there is no way."""
-    by_text: dict[bytes, list[int]] = {}
-    for token, piece in enumerate(pieces):
-        if piece and token not in special:
-            by_text.setdefault(piece, []).append(token)
     reached = {0}
     found = []
     for start in range(len(text)):
         if start in reached:
             for end in range(start + 1, len(text) + 1):
-                for token in by_text.get(text[start:end], ()):
+                for token in tokens.get(text[start:end], ()):
                     found.append((start, token, end))
                     reached.add(end)
     useful = {len(text)}
