@@ -50,8 +50,8 @@ class Grammar:
     >>> from keras_lm.tokenizers import CharacterTokenizer
     >>> tokenizer = CharacterTokenizer(["+", "1", "(", ")"])
     >>> constraint = sums.compile(tokenizer.pieces())
-    >>> len(constraint.accepting), int(constraint.distance[0])  # outside of brackets and within: before a term, and behind it
-    (4, 1)
+    >>> [tokenizer.vocabulary[token - 4] for token in constraint.tokens[: constraint.starts[1]]]  # what a text may begin with
+    ['1', '(']
 
     References:
         https://lark-parser.readthedocs.io/en/stable/grammar.html

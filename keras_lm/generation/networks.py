@@ -43,11 +43,13 @@ def unfolded(rules: Rules, terminals: Mapping[str, ByteAutomaton], start: str, d
 
     Example:
 
+    >>> import numpy as np
     >>> from keras_lm.generation.constraints import read_strings
     >>> rules = {"start": [["(", "start", ")"], ["x"]]}
     >>> automaton = unfolded(rules, {name: read_strings([name]) for name in "()x"}, "start", 1)
-    >>> len(automaton.keys)  # ( x ) and x
-    4
+    >>> letters = np.array([ord(letter) for letter in "(x)"])
+    >>> (automaton.step(np.full(3, automaton.first), letters) >= 0).tolist()  # what a text may begin with
+    [True, True, False]
     """
     network = _network(rules, terminals, start)
     stacks = _Stacks(network, {name: bool(automaton.accepting[automaton.first]) for name, automaton in terminals.items()}, start, depth)
