@@ -141,3 +141,13 @@ def test_tfds_tiny_shakespeare_from_a_file_laid_beside(tmp_path):
 def test_tfds_unknown_name_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'tiny_shakespeare'"):
         corpora.open_corpus("tfds:tiny_shakspeare")
+
+
+def test_sentences_of_reviews_are_short_whole_and_told_once():
+    sentences = list(corpora.open_corpus("review-sentences").documents())
+    assert len(sentences) == len(set(sentences)) > 20_000
+    assert all(6 <= len(sentence) <= 40 and sentence == sentence.strip() for sentence in sentences)
+    reviews = "\n".join(corpora.open_corpus("reviews").documents())
+    assert all(sentence in reviews for sentence in sentences[::500])
+    inner = [sentence.rstrip("。！？!?；;~…") for sentence in sentences]
+    assert not any(mark in sentence for sentence in inner for mark in "。！？!?；;~…")

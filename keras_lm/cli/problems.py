@@ -51,7 +51,7 @@ def problems(arguments: Sequence[str] | None) -> int:
         found = made_up(given.domain, dict(given.sizes), given.count, seed=given.seed, held_out=given.held_out)
         for number, solved in enumerate(found, 1):
             file.write(f"{problem_text(solved.problem)}{plan_text(solved.steps)}\n")
-            if (now := time.monotonic()) - shown > 2:
+            if sys.stderr.isatty() and (now := time.monotonic()) - shown > 2:
                 shown = now
                 left = (now - start) / number * (given.count - number)
                 print(f"\r{number:,} of {given.count:,} problems, about {left:,.0f} s left ", end="", file=sys.stderr, flush=True)

@@ -72,21 +72,18 @@ class Steps:
         goal = np.zeros(len(space.edges), bool)
         if self.to_goal:
             goal[space.satisfying(self.problem.goal)] = True
-        edges, ends = _edges(space, goal, pieces, special)
-        constraint = Constraint.of(edges)
+        constraint = Constraint.of(_edges(space, goal, pieces, special))
         if not self.to_goal:
             return constraint
         accepting = np.zeros_like(constraint.accepting)
-        accepting[np.flatnonzero(ends)] = goal
+        accepting[: len(goal)] = goal
+        # The distances remain those to the end of a step. Those to the goal would have the sampler look for the way, in place of the model.
         return dataclasses.replace(constraint, accepting=accepting)
 
 
-def _edges(space: Space, final: np.ndarray, pieces: Sequence[bytes], special: Collection[int]) -> tuple[TokenEdges, np.ndarray]:
-    """Each step spelled in all ways that the tokens allow, from each state in which it can be made, but those of `final`.
-
-    Returns:
-        The edges, whose first states are those of the space, all accepting; and which of the states are.
-    """
+def _edges(space: Space, final: np.ndarray, pieces: Sequence[bytes], special: Collection[int]) -> TokenEdges:
+    """Each step spelled in all ways that the tokens allow, from each state in which it can be made, but those of `final`. The first states
+    are those of the space, and they accept."""
     tokens: dict[bytes, list[int]] = {}
     for number, piece in enumerate(pieces):
         if piece and number not in special:
@@ -115,7 +112,7 @@ def _edges(space: Space, final: np.ndarray, pieces: Sequence[bytes], special: Co
     sources, targets = (sort[np.searchsorted(order, ids[kept], sorter=sort)] for ids in (sources, targets))
     sort = np.argsort(sources * len(pieces) + token[kept])
     accepting = np.arange(len(order)) < len(roots)
-    return TokenEdges(sources[sort], token[kept][sort], targets[sort], accepting), accepting
+    return TokenEdges(sources[sort], token[kept][sort], targets[sort], accepting)
 
 
 def _spelled(text: bytes, tokens: Mapping[bytes, Sequence[int]]) -> list[tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from keras_lm.planning.domain import Atom, Literal, Problem, Step
 from keras_lm.planning.space import Space
-from keras_lm.planning.words import say_step
+from keras_lm.planning.words import LANGUAGES, say_step
 
 
 def state_graph(facts: Iterable[Atom], axis: Axes | None = None, *, title: str = "") -> Figure:
@@ -128,14 +128,21 @@ def plan_strip(problem: Problem, steps: Sequence[Step], language: str = "en") ->
     Args:
         problem: Where the plan begins.
         steps: A few.
-        language: Of the titles.
+        language: Of the titles, `en` (default) or `zh`.
+
+    Example:
+
+    >>> from keras_lm.planning import read_problem
+    >>> figure = plan_strip(read_problem("blocks"), [Step("unstack", ("c", "a"))])
+    >>> [axis.get_title() for axis in figure.axes]
+    ['beginning', 'take c off a']
     """
     facts = problem.facts
     figure = Figure(figsize=(3.2 * (len(steps) + 1), 2.8), layout="constrained")
     axes = figure.subplots(1, len(steps) + 1, squeeze=False)[0]
     moving = {effect.atom.predicate for action in problem.domain.actions.values() for effect in action.effects}
     for number, axis in enumerate(axes):
-        title = say_step(problem, steps[number - 1], language) if number else "beginning" if language == "en" else "开始"
+        title = say_step(problem, steps[number - 1], language) if number else LANGUAGES[language]["beginning"]
         state_graph([fact for fact in facts if fact.predicate in moving], axis, title=title)
         if number < len(steps):
             facts = problem.after(facts, steps[number])

@@ -21,6 +21,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "aside": "{} ({})",
         "why": "    because {} ({})",
         "line": "{}. {}",
+        "beginning": "beginning",
     },
     "zh": {
         "not": "并非{}",
@@ -34,6 +35,7 @@ LANGUAGES: dict[str, dict[str, str]] = {
         "aside": "{}（{}）",
         "why": "    因为{}（{}）",
         "line": "{}. {}",
+        "beginning": "开始",
     },
 }
 
