@@ -128,14 +128,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
     from keras_lm.plots import write_figure
 
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = Figure(figsize=(8, 3.6), layout="constrained")
     axis = figure.subplots()
     for model, way in dict.fromkeys((row.model, row.way) for row in rows):
         own = [row for row in rows if (row.model, row.way) == (model, way)]
-        axis.plot([row.size for row in own], [row.valid for row in own], marker="o", label=f"{Path(model).name}, {way}")
+        axis.plot([row.size for row in own], [row.valid for row in own], marker="o", label=Path(model).name + f", {way}" * (way in WAYS))
     axis.set(xlabel="size of the problem", ylabel="share of valid plans", ylim=(0, 1.03), xticks=sorted({row.size for row in rows}))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside right center", fontsize=8)  # the lines are everywhere
     write_figure(figure, path)
 
 
