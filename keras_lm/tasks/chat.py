@@ -100,7 +100,7 @@ class ChatSession:
         if decoder.encoder is not None:
             raise UserError("an encoder-decoder writes a target for a source and knows no turns: chat with a language model")
         self.settings, self.context = shared(settings, context=decoder.context_length, longest=longest, **knobs)
-        generator._rules(self.settings, None)  # refuses what cannot be forbidden or allowed now, and not at the first turn
+        generator._rules(self.settings, None, [])  # refuses what cannot be forbidden or allowed now, and not at the first turn
         self.format = format or ChatFormat()
         self.answer: Answer | None = None
         self._generator = generator
@@ -227,7 +227,7 @@ class ChatSession:
         stop = (*(text[1:-1] for text in self._cleaned(framed)), *self.settings.stop)
         settings = dataclasses.replace(self.settings, seed=seed, stop=stop)
         text = TextStream(generator._pieces, stop)
-        for (part,) in generator.sampler.stream([ids], settings, **generator._rules(settings, None)):
+        for (part,) in generator.sampler.stream([ids], settings, **generator._rules(settings, None, [ids])):
             piece = text.feed(part.ids)
             drawn.num_tokens += len(part.ids)
             drawn.finish_reason = "stop" if text.stopped else part.finish_reason
