@@ -74,8 +74,6 @@ def train(arguments: Sequence[str] | None) -> int:
             _check_tokens(settings.tokens, asked)
         elif not settings.corpus.startswith("tfds:"):  # a wrong name should not cost five seconds
             _check_corpus(settings)
-        if dry_run and (settings.reads_pairs or settings.reads_labels or settings.reads_documents):
-            raise UserError(f"--dry-run is for --task lm, not for {'by_document' if settings.by_document else settings.task}")
         if settings.pretrained:
             from keras_lm.pretrained.checkpoint import Checkpoint
 

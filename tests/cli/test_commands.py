@@ -397,6 +397,10 @@ def test_a_dry_run_says_what_the_run_would_take_and_writes_nothing(capsys, text)
     assert f"lstm, {parameters:,} parameters" in output
     assert f"weights {4 * parameters / 1000:.3g} kB" in output and f"optimizer {8 * parameters / 1000:.3g} kB" in output
     assert "the run     1,000 steps" in output and "tokens/s" in output
+    assert "energy      unavailable: " in output or re.search(r"energy      \S+ mJ a token, \w", output)
+    products = 4 * 16 * (16 + 16) + 16 * size  # of one token, forward
+    counted = re.search(r"arithmetic  ([0-9,]+) floating-point operations a token", output)
+    assert 5.5 * products < int(counted[1].replace(",", "")) <= 6 * products  # nobody needs the gradient in the first state
     assert sorted(os.listdir()) == ["text.txt"]
 
 

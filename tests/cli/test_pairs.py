@@ -93,7 +93,6 @@ def test_what_is_not_for_pairs_is_refused(capsys, small_pair_run, exported, pair
     assert "an encoder-decoder is exported as a SavedModel" in refused(capsys, "export", run, "--format", "tflite")
     assert "a model for translation" in refused(capsys, "export", run, "--format", "transformers")
     assert not pathlib.Path("saved_models").exists()
-    assert "--dry-run is for --task lm, not for translation" in refused(capsys, "train", "--corpus", pairs, *SMALL, "--dry-run")
 
 
 def test_written_is_for_pairs(capsys, small_run):

@@ -110,7 +110,6 @@ def test_from_a_table_to_an_export(capsys, tmp_path):
         (["train", "--task", "classification", "--corpus", "nothing.tsv"], "no such file: 'nothing.tsv' (known: reviews)"),
         (["train", "--task", "classification", "--test-corpus", "nothing.tsv"], "no such file: 'nothing.tsv'"),
         (["train", "--task", "tagging", "--corpus", "nothing.txt"], "no such file: 'nothing.txt' (known: peoples-daily)"),
-        (["train", "--task", "classification", "--dry-run"], "--dry-run is for --task lm, not for classification"),
         (["train", "--task", "classify"], "did you mean 'classification'?"),
         (["predict", "nothing", "--text", "a"], "no such run: nothing"),
     ],

@@ -60,5 +60,4 @@ def test_what_cannot_be_asked_is_refused(capsys, small_vae_run, small_run):
     assert "--num-samples must be at least 2" in refused(capsys, "generate", run, "--between", "房", "早", "--num-samples", 1)
     assert "leave --stream" in refused(capsys, "generate", run, "--from-prior", "--stream")
     assert "characters never seen in training: Q" in refused(capsys, "generate", run, "--between", "房", "Q")
-    assert "--dry-run is for --task lm, not for vae" in refused(capsys, "train", *SMALL, "--corpus", "kjv", "--dry-run")
     assert "--importance-samples must be 0 or more" in refused(capsys, "evaluate", run, "--importance-samples", -1)
