@@ -36,11 +36,23 @@ class HashDropout(keras.layers.Dropout):
     """
 
     def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
-        if not training or not self.rate:
-            return inputs
-        bits = random_bits(self.seed_generator.next(), tf.size(inputs))
-        keep = tf.reshape(bits >= tf.constant(round(self.rate * 2**32), tf.uint32), tf.shape(inputs))
-        return tf.where(keep, inputs / tf.cast(1 - self.rate, inputs.dtype), tf.zeros_like(inputs))
+        return hash_dropout(self, inputs) if training else inputs
+
+
+def hash_dropout(layer: keras.layers.Dropout, inputs: tf.Tensor) -> tf.Tensor:
+    """What a `keras.layers.Dropout` gives in training, with the random numbers of this module, drawn by the layer's own seed.
+
+    Example:
+
+    >>> kept = hash_dropout(keras.layers.Dropout(0.25, seed=1), tf.ones([100, 100]))
+    >>> bool(tf.reduce_all(kept == HashDropout(0.25, seed=1)(tf.ones([100, 100]), training=True)))
+    True
+    """
+    if not layer.rate:
+        return inputs
+    bits = random_bits(layer.seed_generator.next(), tf.size(inputs))
+    keep = tf.reshape(bits >= tf.constant(round(layer.rate * 2**32), tf.uint32), tf.shape(inputs))
+    return tf.where(keep, inputs / tf.cast(1 - layer.rate, inputs.dtype), tf.zeros_like(inputs))
 
 
 def random_bits(seed: tf.Tensor, size: tf.Tensor) -> tf.Tensor:

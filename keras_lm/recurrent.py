@@ -7,8 +7,9 @@ are then one product each over all steps, as dU = Σ_t h_{t-1}ᵀ da_t (Appleyar
 tokens than columns, the two matrices are multiplied once, and rows are looked up.
 
 `LSTM`, `GRU` and `SimpleRNN` with their default activations take this way; with dropout inside the layer, with other cells and with
-anything unusual Keras' own loop runs. On a CPU XLA is a tenth to a quarter faster than the graph without it. On a GPU without XLA,
-`run_model` leaves the layers to Keras and cuDNN; how fast the loop here is on a GPU has not been measured.
+anything unusual Keras' own loop runs. A `keras.layers.Dropout` between them draws as `keras_lm.dropout` does: Keras' random numbers take
+longer under XLA than all the rest of a small LSTM. On a CPU XLA is a tenth to a quarter faster than the graph without it. On a GPU without
+XLA, `run_model` leaves the layers to Keras and cuDNN; how fast the loop here is on a GPU has not been measured.
 
 References:
     Elman 1990 (SimpleRNN). Hochreiter and Schmidhuber 1997; Gers et al. 2000 (LSTM). Cho et al. 2014, arXiv:1406.1078 (GRU).
@@ -24,6 +25,7 @@ import keras
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext  # nothing public says whether XLA compiles
 
+from keras_lm.dropout import hash_dropout
 from keras_lm.models import run_layers
 
 States = dict[str, list[tf.Tensor]]
@@ -124,6 +126,8 @@ def _walk(model: keras.Model, ids: tf.Tensor, states: States | None, training: b
                 masked = getattr(inputs[0], "_keras_mask", None) is not None
                 if states is not None or (_gains(layer, training) and not masked):
                     return recurrent(inputs[0], kwargs.get("initial_state"))
+            if training and type(layer) is keras.layers.Dropout and layer.noise_shape is None:
+                return hash_dropout(layer, inputs[0])
             if getattr(layer, "_call_has_training_arg", False):
                 kwargs["training"] = training
             outputs = layer(*inputs, **kwargs)
