@@ -193,7 +193,7 @@ def recurrent_vae(
         embedding_dim: Width of a token's vector.
         hidden_dim: Width of a layer's states, in each direction.
         num_layers: Recurrent layers of the encoder, in each direction, and of the decoder.
-        dropout: Share of the vectors between layers dropped in training.
+        dropout: Share dropped in training of the vectors between layers, and of those that the encoder reads.
 
     Returns:
         A functional `keras.Model`, `[(batch, source_time), (batch, target_time)]` int32 → `(batch, target_time, vocabulary_size)` float32.
@@ -221,7 +221,7 @@ def recurrent_vae(
             x = drop(keras.layers.Concatenate()([ways[0], ReverseText()(ways[1], visible)]))
     most = keras.layers.Concatenate()([Pooling("max")(way, visible) for way in ways])
     z = _latent(source, embedding, vectors, visible, most, latent_dim)
-    x = _with_latent(drop(embedding(target)), z, "input")
+    x = _with_latent(embedding(target), z, "input")
     for number in range(num_layers):
         x = drop(layer(hidden_dim, return_sequences=True, name=f"decoder_{number}")(x))
     logits = keras.layers.Dense(vocabulary_size, dtype="float32", name="logits")(_with_latent(x, z, "output"))
