@@ -168,7 +168,7 @@ def test_a_masked_language_model_learns(tmp_path):
         ({"task": "classification", "tune": "lora", "model": "gru", "start_from": "x"}, "tune lora is for the transformer, not for gru"),
         ({"augment": ("swap",)}, "augment is for --task classification, not for lm"),
         ({"task": "classification", "augment": ("swop",)}, "did you mean 'swap'"),
-        ({"task": "translation", "model": "gru", "word_dropout": 0.1}, "word_dropout is for lm and tasks with labels"),
+        ({"task": "translation", "model": "gru", "word_dropout": 0.1}, "word_dropout is for lm, vae and tasks with labels"),
         ({"word_dropout": 1.0}, "word_dropout must be at least 0 and under 1"),
         ({"task": "answering", "tokenizer": "byte"}, "tokenizer must be char for answering"),
         ({"task": "answering", "label_smoothing": 0.1}, "label_smoothing must be 0 for answering, which has no classes"),
