@@ -3,6 +3,9 @@
 Each cleaner maps a string tensor to a string tensor of the same shape, so that the same function serves `tf.data`, the sampler's
 prompts and the exported model. What is cleaned away in training must be cleaned away from a prompt too: the settings of a run
 keep the list.
+
+`desensitize` is a map of the same form and no cleaner: it is for texts to learn from alone, before they are cleaned
+(`keras_lm.privacy.desensitizing` says why), and Python inside `tf.numpy_function`, so that no export can hold it.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lm.errors import unknown_name
+from keras_lm.privacy.desensitizing import Desensitizer
 
 Cleaner = Callable[[tf.Tensor], tf.Tensor]
 
@@ -91,6 +96,34 @@ def compose(names: Sequence[str]) -> Cleaner:
         return text
 
     return clean
+
+
+def desensitize(texts: tf.Tensor, mask: Desensitizer) -> tf.Tensor:
+    """Masks the secrets of texts, each of which is a document.
+
+    Args:
+        texts: Strings of any shape; bytes that are not UTF-8 stay as they are.
+        mask: What masks one of them.
+
+    Returns:
+        Strings of the same shape.
+
+    Example:
+
+    >>> letters = tf.data.Dataset.from_tensor_slices(["手机13812345678", "a@example.com"])
+    >>> mask = Desensitizer()
+    >>> [text.decode() for text in letters.batch(64).map(lambda texts: desensitize(texts, mask)).unbatch().as_numpy_iterator()]
+    ['手机<电话1>', '<EMAIL_1>']
+    """
+
+    def mask_all(texts: np.ndarray) -> np.ndarray:
+        given = [text.decode("utf-8", "surrogateescape") for text in np.ravel(np.asarray(texts, object))]
+        return np.array([mask(text).encode("utf-8", "surrogateescape") for text in given], object).reshape(np.shape(texts))
+
+    texts = tf.convert_to_tensor(texts, tf.string)
+    masked = tf.numpy_function(mask_all, [texts], tf.string, stateful=False)
+    masked.set_shape(texts.shape)
+    return masked
 
 
 def tensorflow_text() -> Any:

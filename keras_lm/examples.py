@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from keras_lm import labelled, passages, similar, tagged
 from keras_lm.cloze import answering_questions
@@ -62,6 +62,15 @@ class Examples:
             return self
         drawn = sorted(self.splits["train"], key=lambda example: hashlib.blake2b(f"{seed} {example.text}".encode()).digest())
         return dataclasses.replace(self, splits={**self.splits, "train": tuple(drawn[:number])})
+
+    def with_texts(self, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Examples:
+        """The same with other texts: `change` takes those of an example and gives as many."""
+
+        def changed(example: Example) -> Example:
+            text, *second = change(example.texts)
+            return dataclasses.replace(example, text=text, second=second[0] if second else None)
+
+        return dataclasses.replace(self, splits={name: tuple(map(changed, own)) for name, own in self.splits.items()})
 
     def rows(self) -> Iterator[tuple[str, tuple[str, ...], tuple[float, ...]]]:
         """`(split, texts, labels)` of each, as `keras_lm.label_batches.encode_labelled` takes them."""

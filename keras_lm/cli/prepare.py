@@ -11,10 +11,12 @@ from keras_lm import corpora
 from keras_lm.cli import options
 from keras_lm.preparation import prepare as preparation
 from keras_lm.preparation.settings import CHOICES, GROUPS, PreparationSettings
+from keras_lm.privacy import desensitizing
 
 _EPILOG = """examples:
   keras_lm-prepare --corpus 'books/*.txt' --tokenizer sentencepiece --out data/books
   keras_lm-prepare --corpus wiki.txt --document paragraph --workers 8 --out data/wiki
+  keras_lm-prepare --corpus letters.txt --desensitize all --names-file names.txt --out data/letters
   keras_lm-prepare --corpus more.txt --tokenizer-from runs/quickstart --out data/more
   keras_lm-prepare --out data/wiki --resume
 
@@ -44,6 +46,7 @@ def prepare(arguments: Sequence[str] | None) -> int:
     else:
         settings = PreparationSettings(**given)
         preparation.check_free(settings.folder)
+        desensitizing.check(settings.desensitize, settings.names_file)
         for source in settings.corpus:  # a wrong name should not cost five seconds
             if not source.startswith("tfds:"):
                 corpora.open_corpus(source)
@@ -73,6 +76,8 @@ def prepare(arguments: Sequence[str] | None) -> int:
     counts = ", ".join(f"{name} {entry['tokens']:,}" for name, entry in splits.items())
     shards = sum(len(entry["shards"]) for entry in splits.values())
     print(f"{shlex.quote(str(done.folder))}: tokens: {counts}; shards: {shards}; vocabulary: {done.manifest['vocabulary_size']:,}")
+    if settings.desensitize:
+        print(f"{desensitizing.Report.read(done.folder / desensitizing.REPORT)}  ({desensitizing.REPORT})")
     print("next: " + options.command("keras_lm-train", "--tokens", str(done.folder)))
     return 0
 

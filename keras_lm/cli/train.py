@@ -13,6 +13,7 @@ from keras_lm import corpora, pairs
 from keras_lm.cli import options
 from keras_lm.errors import UserError
 from keras_lm.export import layout
+from keras_lm.privacy import desensitizing
 from keras_lm.training.cluster import Cluster
 from keras_lm.training.run import Run, check_free, check_tensorboard, read_yaml, settings_from
 from keras_lm.training.settings import CHOICES, GROUPS, LABELLED, TrainingSettings
@@ -29,6 +30,7 @@ _EPILOG = """examples:
   keras_lm-train --task translation --corpus pairs.tsv --tokenizer sentencepiece --out runs/translator
   keras_lm-train --task classification --corpus texts.tsv --model lstm --out runs/classifier
   keras_lm-train --task vae --corpus sentences.txt --model lstm --free-bits 0.35 --kl-steps 1000 --out runs/sentences
+  keras_lm-train --corpus letters.txt --desensitize all --names-file names.txt --out runs/letters
   keras_lm-train --out runs/book --resume
   keras_lm-train --corpus book.txt --model lstm --dry-run
   keras_lm-train --corpus book.txt --model lstm --find-learning-rate rates.png
@@ -74,6 +76,7 @@ def train(arguments: Sequence[str] | None) -> int:
             _check_tokens(settings.tokens, asked)
         elif not settings.corpus.startswith("tfds:"):  # a wrong name should not cost five seconds
             _check_corpus(settings)
+        desensitizing.check(settings.desensitize, settings.names_file)
         if settings.pretrained:
             from keras_lm.pretrained.checkpoint import Checkpoint
 
@@ -196,7 +199,8 @@ def _is_begun(settings: TrainingSettings, asked: dict[str, object]) -> bool:
 def _check_tokens(folder: str, asked: dict[str, object]) -> None:
     if not (pathlib.Path(folder) / "manifest.json").is_file():
         raise UserError(f"{folder} holds no tokenized corpus (no manifest.json): keras_lm-prepare makes one")
-    decided = [name for name in ("corpus", "document", "errors", "clean", "split", "tokenizer", "vocabulary_size") if name in asked]
+    fields = ("corpus", "document", "errors", "clean", "desensitize", "names_file", "split", "tokenizer", "vocabulary_size")
+    decided = [name for name in fields if name in asked]
     if decided:
         raise UserError(f"tokens is a corpus that is tokenized already: leave {', '.join(decided)} out")
 

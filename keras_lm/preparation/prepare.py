@@ -26,6 +26,8 @@ from keras_lm.preparation import sections as cutting
 from keras_lm.preparation.sections import Section
 from keras_lm.preparation.settings import PreparationSettings, tokenizer_folder
 from keras_lm.preparation.workers import Place, Work, Workers, section_texts
+from keras_lm.privacy import desensitizing
+from keras_lm.privacy.desensitizing import REPORT
 
 Report = Callable[[str, int, int, int], None]
 """Is told what goes on, the bytes of text done and in all (as far as they are known), and the tokens done."""
@@ -108,10 +110,11 @@ def stored_settings(folder: str | os.PathLike, **changes: Any) -> PreparationSet
     folder = pathlib.Path(folder)
     stored = _stored(folder)["settings"]
     stored = {name: tuple(value) if isinstance(value, list) else value for name, value in stored.items()}
+    begun = PreparationSettings(**{**stored, "out": os.fspath(folder)})
     for name, value in changes.items():
-        if name not in MAY_CHANGE and stored[name] != value:
-            raise UserError(f"{name} is {value!r} here but {stored[name]!r} in {folder}: a resumed preparation keeps its settings")
-    return PreparationSettings(**{**stored, "out": os.fspath(folder), **changes})
+        if name not in MAY_CHANGE and getattr(begun, name) != value:
+            raise UserError(f"{name} is {value!r} here but {getattr(begun, name)!r} in {folder}: a resumed preparation keeps its settings")
+    return dataclasses.replace(begun, **changes)
 
 
 def _stored(folder: pathlib.Path) -> dict[str, Any]:
@@ -138,6 +141,8 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
 class _Preparation:
     def __init__(self, settings: PreparationSettings, folder: pathlib.Path, resume: bool, report: Report):
         self.settings, self.folder, self.report = settings, folder, report
+        if settings.desensitize:
+            desensitizing.check(settings.desensitize, settings.names_file)  # what cannot be used is refused before the work begins
         for leftover in folder.glob(".*-*"):  # of a process that was killed while it wrote
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         for leftover in (folder / "parts").glob(".*"):
@@ -148,7 +153,7 @@ class _Preparation:
             self._check_files()
         else:
             self.sections = cutting.cut(settings)
-            self.plan = {"files": self._files(self.sections), "sections": [section.as_json() for section in self.sections]}
+            self.plan = {"files": self._files(), "sections": [section.as_json() for section in self.sections]}
         self._write_plan()
 
     def run(self) -> Prepared:
@@ -254,6 +259,10 @@ class _Preparation:
             raise UserError(f"the corpus {' '.join(settings.corpus)} has no text")
         encoder = pipeline.Encoder(tokenizers.load(self.folder / "tokenizer"), settings.documents)
         origin = {"corpus": list(settings.corpus), "document": settings.document, "clean": list(settings.clean), "split": settings.split}
+        origin["desensitize"] = list(settings.desensitize)
+        if settings.desensitize:
+            masked = (desensitizing.Report.read(part / REPORT) for part, _ in parts)
+            sum(masked, desensitizing.Report()).write(self.folder / REPORT)
         fingerprint = shards.fingerprint(self.folder / "tokenizer")
         shards.finish(self.folder, parts, {**origin, **encoder.description(fingerprint)})
 
@@ -288,9 +297,10 @@ class _Preparation:
                 json.dumps({"settings": values, **{name: self.plan[name] for name in self.plan if name != "settings"}}) + "\n"
             )
 
-    @staticmethod
-    def _files(sections: Sequence[Section]) -> dict[str, list[int]]:
-        paths = dict.fromkeys(path for section in sections for path, _, _ in section.ranges)
+    def _files(self) -> dict[str, list[int]]:
+        paths = dict.fromkeys(path for section in self.sections for path, _, _ in section.ranges)
+        if self.settings.names_file is not None:
+            paths[self.settings.names_file] = None
         return {path: [os.stat(path).st_size, os.stat(path).st_mtime_ns] for path in paths}
 
     def _check_files(self) -> None:

@@ -19,6 +19,8 @@ from keras_lm import corpora
 from keras_lm.corpora import Corpus
 from keras_lm.errors import UserError
 from keras_lm.preparation.settings import PreparationSettings
+from keras_lm.privacy import desensitizing
+from keras_lm.privacy.desensitizing import Report
 
 _SMALLEST = 4 << 20  # bytes: a section that is smaller costs more than it gives
 _FEWEST = 16  # sections of a corpus that is large enough for them
@@ -42,8 +44,19 @@ class Section:
     split: str | None = None
     examples: tuple[int, int] | None = None
 
-    def open(self, settings: PreparationSettings) -> Corpus:
-        """The section as a corpus of its own."""
+    def open(self, settings: PreparationSettings, reports: dict[str, Report] | None = None) -> Corpus:
+        """The section as a corpus of its own, masked as the settings ask.
+
+        Args:
+            settings: Of the preparation.
+            reports: Takes what was masked: see `Desensitizer.corpus`.
+        """
+        corpus = self._open(settings)
+        if not settings.desensitize:
+            return corpus
+        return desensitizing.load(settings.desensitize, settings.names_file).corpus(corpus, reports)
+
+    def _open(self, settings: PreparationSettings) -> Corpus:
         if self.ranges:
             return Corpus(
                 name=self.corpus,

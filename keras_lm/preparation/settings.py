@@ -8,6 +8,7 @@ import pathlib
 
 from keras_lm.corpora import DOCUMENT_UNITS
 from keras_lm.errors import UserError, unknown_name
+from keras_lm.privacy.desensitizing import check_kinds
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "document": DOCUMENT_UNITS,
@@ -34,6 +35,9 @@ class PreparationSettings:
         errors: Bytes that are not UTF-8: strict refuses them, replace reads them as U+FFFD.
         data_dir: Folder of prepared TensorFlow datasets; default their own.
         clean: Cleaners to apply, in this order: control, lower, nfkc, whitespace.
+        desensitize: Secrets to mask before all else: all, or some of email, mac, ip, id_card, bank_card, phone, plate, name; presidio adds
+            what presidio-analyzer finds.
+        names_file: File of the names of persons to mask, one a line.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
         tokenizer: What a token is: char (the default), byte, wordpiece, sentencepiece or word.
         tokenizer_from: Take the tokenizer of this run, tokenized corpus or folder instead of learning one.
@@ -62,6 +66,8 @@ class PreparationSettings:
     errors: str = "strict"
     data_dir: str | None = None
     clean: tuple[str, ...] = ()
+    desensitize: tuple[str, ...] = ()
+    names_file: str | None = None
     split: str = "hash"
     tokenizer: str | None = None
     tokenizer_from: str | None = None
@@ -81,6 +87,7 @@ class PreparationSettings:
         for name in self.clean:
             if name not in CLEANERS:
                 raise unknown_name("cleaner", name, CLEANERS)
+        check_kinds(self.desensitize)
         for name in ("vocabulary_size", "vocabulary_sample", "workers", "shard_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -26,6 +26,7 @@ from keras_lm.errors import UserError
 from keras_lm.files import replacing_folder
 from keras_lm.preparation.sections import Section
 from keras_lm.preparation.settings import PreparationSettings
+from keras_lm.privacy.desensitizing import REPORT, Report
 
 Progress = Callable[[int, int], None]
 """Is told the bytes of text and the tokens done so far."""
@@ -46,11 +47,19 @@ class Place:
     border: int
 
 
-def section_texts(section: Section, settings: PreparationSettings, place: Place | None) -> Iterator[tuple[str, str]]:
-    """The `(split, text)` pairs of a section, as `pipeline.split_texts` gives them for the corpus; `place` is for `contiguous`."""
+def section_texts(
+    section: Section, settings: PreparationSettings, place: Place | None, reports: dict[str, Report] | None = None
+) -> Iterator[tuple[str, str]]:
+    """The `(split, text)` pairs of a section, as `pipeline.split_texts` gives them for the corpus.
+
+    Args:
+        section, settings: What to read, and how.
+        place: For `contiguous`.
+        reports: As `Section.open` takes them.
+    """
     from keras_lm import pipeline
 
-    corpus = section.open(settings)
+    corpus = section.open(settings, reports)
     if place is None:
         return pipeline.split_texts(corpus, settings.split, settings.clean)
     return pipeline.split_pieces(pipeline.text_pieces(corpus, settings.clean, first=place.first), place.border)
@@ -110,12 +119,15 @@ class Work:
 
     def encode(self, number: int, place: Place | None, progress: Progress) -> dict[str, Any]:
         """Tokenizes a section into `parts/NUMBER`, which appears whole; returns what its `part.json` says."""
+        reports: dict[str, Report] = {}
         with replacing_folder(self.folder / "parts" / f"{number:05d}") as temporary:
-            texts = section_texts(self.sections[number], self.settings, place)
+            texts = section_texts(self.sections[number], self.settings, place, reports)
             part = self._encoder.write(texts, temporary, shard_tokens=self.settings.shard_tokens, progress=progress)
             for counts in part.values():
                 for shard in counts["shards"]:
                     shard["section"] = number
+            if self.settings.desensitize:
+                sum(reports.values(), Report()).write(temporary / REPORT)
             (temporary / "part.json").write_text(json.dumps(part), encoding="utf-8")
         return part
 

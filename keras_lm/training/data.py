@@ -21,6 +21,8 @@ from keras_lm.label_evaluation import LabelEvaluator
 from keras_lm.masking import masked_batches
 from keras_lm.pairs import open_pairs, split_pairs
 from keras_lm.parallel import DocumentIds, PairIds, pair_batches
+from keras_lm.privacy import desensitizing
+from keras_lm.privacy.desensitizing import Report
 from keras_lm.tokenizers import Tokenizer
 from keras_lm.training.settings import TrainingSettings
 from keras_lm.training.step import use_xla
@@ -28,18 +30,32 @@ from keras_lm.vae_evaluation import VAEEvaluator
 from keras_lm.word_dropout import word_dropout
 
 
-def pairs_of(settings: TrainingSettings) -> Iterator[tuple[str, str, str]]:
-    """One pass over the pairs of a run's corpus, `(split, source, target)`, before they are cleaned.
+def pairs_of(settings: TrainingSettings, report: Report | None = None) -> Iterator[tuple[str, str, str]]:
+    """One pass over the pairs of a run's corpus, `(split, source, target)`, masked as the settings ask and not yet cleaned.
+
+    Args:
+        settings: Of the run.
+        report: Counts what is masked; a pair is a document.
 
     Raises:
         UserError: no such corpus.
     """
     options = {"errors": settings.errors, "data_dir": settings.data_dir, "simplified": settings.simplified, "swap": settings.swap}
-    return split_pairs(open_pairs(settings.corpus, task=settings.task, **options), settings.split)
+    pairs = split_pairs(open_pairs(settings.corpus, task=settings.task, **options), settings.split)
+    if not settings.desensitize:
+        return pairs
+    mask = desensitizing.load(settings.desensitize, settings.names_file)
+    return ((split, *mask.document(pair, report)) for split, *pair in pairs)
 
 
-def examples_of(settings: TrainingSettings) -> Examples:
-    """The texts with labels of a run, by split. The last that were read are kept, as long as their files stay as they are.
+def examples_of(settings: TrainingSettings, report: Report | None = None) -> Examples:
+    """The texts with labels of a run, by split, masked as the settings ask.
+
+    The last that were read are kept, as long as their files stay as they are.
+
+    Args:
+        settings: Of the run.
+        report: Counts what is masked; an example is a document.
 
     Raises:
         UserError: as the functions of `keras_lm.examples`.
@@ -47,7 +63,11 @@ def examples_of(settings: TrainingSettings) -> Examples:
     files = (settings.corpus, settings.test_corpus, settings.class_names)
     state = tuple((path.stat().st_mtime_ns, path.stat().st_size) for path in map(Path, filter(None, files)) if path.is_file())
     found = _read_examples(settings.task, *files, settings.data_dir, settings.sequence_length, state)
-    return found.only(settings.examples, settings.seed)
+    found = found.only(settings.examples, settings.seed)
+    if not settings.desensitize:
+        return found
+    mask = desensitizing.load(settings.desensitize, settings.names_file)
+    return found.with_texts(lambda texts: mask.document(texts, report))
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,6 +16,8 @@ from keras_lm.errors import UserError
 from keras_lm.files import replacing
 from keras_lm.generation.state import Decoder
 from keras_lm.pretrained.loading import Pretrained, load
+from keras_lm.privacy import desensitizing
+from keras_lm.privacy.desensitizing import REPORT, Report
 from keras_lm.token_names import word_names
 from keras_lm.training.data import examples_of, pairs_of
 from keras_lm.training.distribution import Distribution, guarded
@@ -49,6 +51,7 @@ def _prepare(settings: TrainingSettings) -> Run:
     if settings.tokens:
         manifest = shards.read_manifest(settings.tokens)
         of_manifest = {name: manifest[name] for name in ("document", "split")} | {"clean": tuple(manifest["clean"])}
+        of_manifest["desensitize"] = tuple(manifest.get("desensitize", ()))  # which older ones do not know
         settings = dataclasses.replace(settings, corpus=" ".join(manifest["corpus"]), tokenizer=manifest["kind"], **of_manifest)
 
         def take(folder: pathlib.Path) -> None:
@@ -66,6 +69,9 @@ def _prepare(settings: TrainingSettings) -> Run:
         return Run.create(settings, _labels_filler(settings, start, say))
     pretrained = _load_pretrained(settings) if settings.pretrained else None
     corpus = corpora.open_corpus(settings.corpus, document=settings.document, errors=settings.errors, data_dir=settings.data_dir)
+    reports: dict[str, Report] = {}
+    if settings.desensitize:
+        corpus = desensitizing.load(settings.desensitize, settings.names_file).corpus(corpus, reports)
 
     def fill(folder: pathlib.Path) -> None:
         if pretrained:
@@ -84,6 +90,7 @@ def _prepare(settings: TrainingSettings) -> Run:
         take_vectors(folder)
         pairs = pipeline.split_texts(corpus, settings.split, settings.clean)
         tokens = pipeline.encode(pairs, tokenizer, folder / "tokens", documents=settings.documents)
+        _report_masked(sum(reports.values(), Report()), settings, folder, say)
         _report(tokens, tokenizer.vocabulary_size, settings, say)
 
     return Run.create(settings, fill)
@@ -125,8 +132,8 @@ def _taken_from(start: Run, folder: pathlib.Path) -> tokenizers.Tokenizer:
 def _pairs_filler(settings: TrainingSettings, start: Run | None, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
     """What reads the pairs of a run into its folder; one tokenizer is learnt from both sides."""
 
-    def passed() -> Iterator[tuple[str, str, str]]:
-        pairs, same = itertools.tee(pairs_of(settings))
+    def passed(report: Report | None = None) -> Iterator[tuple[str, str, str]]:
+        pairs, same = itertools.tee(pairs_of(settings, report))
         texts = pipeline.cleaned((text for _, *pair in same for text in pair), settings.clean)
         for split, *_ in pairs:
             yield split, next(texts), next(texts)
@@ -140,7 +147,9 @@ def _pairs_filler(settings: TrainingSettings, start: Run | None, say: Callable[[
             texts = (text for split, *pair in passed() if split == "train" for text in pair)
             tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
         tokenizer.save(folder / "tokenizer")
-        tokens = parallel.encode_pairs(passed(), tokenizer, folder / "tokens")
+        report = Report()
+        tokens = parallel.encode_pairs(passed(report), tokenizer, folder / "tokens")
+        _report_masked(report, settings, folder, say)
         for name in ("train", "validation"):
             if not tokens[name].documents:
                 raise UserError(f"no pair of {settings.corpus} falls into the {name} split: give more pairs")
@@ -157,9 +166,11 @@ def _pairs_filler(settings: TrainingSettings, start: Run | None, say: Callable[[
 
 def _labels_filler(settings: TrainingSettings, start: Run | None, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
     """What reads texts with labels into the folder of a run, and the names of the labels into its `labels.json`."""
-    examples = examples_of(settings)
+    report = Report()
+    examples = examples_of(settings, report)
 
     def fill(folder: pathlib.Path) -> None:
+        _report_masked(report, settings, folder, say)
         train = examples.splits["train"]
         if start:
             say(f"reading {examples.name}, with the tokenizer of {start.folder} ...")
@@ -208,6 +219,13 @@ def _vectors_taker(settings: TrainingSettings, say: Callable[[str], None]) -> Ca
         say(f"{len(wanted):,} of {len(names):,} tokens begin with a vector of {settings.word_vectors}")
 
     return take
+
+
+def _report_masked(report: Report, settings: TrainingSettings, folder: pathlib.Path, say: Callable[[str], None]) -> None:
+    """Writes what was masked into the folder of a run, if anything was to be."""
+    if settings.desensitize:
+        report.write(folder / REPORT)
+        say(f"{report}  ({REPORT})")
 
 
 def _report(tokens: dict[str, pipeline.Tokens], vocabulary_size: int, settings: TrainingSettings, say: Callable[[str], None]) -> None:

@@ -1,5 +1,5 @@
 """A run is a folder: `settings.yaml`, `versions.json`, `tokenizer/`, `tokens/`, `model.keras`, `checkpoints/`, `metrics.jsonl` and the same
-as `metrics.csv`, `samples.txt`, `curves.png`; `labels.json` where its task has labels.
+as `metrics.csv`, `samples.txt`, `curves.png`; `labels.json` where its task has labels, `desensitized.json` where secrets were masked.
 
 Everything downstream takes that folder: generation, evaluation, export, a notebook.
 """
@@ -254,8 +254,8 @@ def _load_model(path: pathlib.Path) -> Any:
 def _unfinished(folder: pathlib.Path) -> list[pathlib.Path]:
     """What a run that was killed while it was being prepared has left: all of it but `settings.yaml`, which comes last."""
     names = re.compile(
-        r"tokenizer|tokens|word_vectors\.bin|pretrained\.keras|labels\.json|versions\.json|"
-        r"\.(tokenizer|tokens|word_vectors|pretrained|labels|versions|settings)-.*"
+        r"tokenizer|tokens|word_vectors\.bin|pretrained\.keras|labels\.json|desensitized\.json|versions\.json|"
+        r"\.(tokenizer|tokens|word_vectors|pretrained|labels|desensitized|versions|settings)-.*"
     )
     return [path for path in folder.iterdir() if names.fullmatch(path.name)]
 

@@ -9,6 +9,7 @@ import typing
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.preparation import settings as preparation
 from keras_lm.preparation.settings import CLEANERS, check_vocabulary_size
+from keras_lm.privacy.desensitizing import check_kinds
 from keras_lm.training.task_rules import LABELLED, PAIRS, check_task
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -99,6 +100,9 @@ class TrainingSettings:
         errors: Bytes that are not UTF-8: strict refuses them, replace reads them as U+FFFD.
         data_dir: Folder of prepared TensorFlow datasets; default their own.
         clean: Cleaners to apply, in this order: control, lower, nfkc, whitespace.
+        desensitize: Secrets to mask before all else: all, or some of email, mac, ip, id_card, bank_card, phone, plate, name; presidio adds
+            what presidio-analyzer finds. Prompts are not masked.
+        names_file: File of the names of persons to mask, one a line.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
         tokens: A corpus that keras_lm-prepare has tokenized, in place of all of the above and of the tokenizer.
         tokenizer: What a token is: char, byte, wordpiece, sentencepiece or word.
@@ -192,6 +196,8 @@ class TrainingSettings:
     errors: str = "strict"
     data_dir: str | None = None
     clean: tuple[str, ...] = ()
+    desensitize: tuple[str, ...] = ()
+    names_file: str | None = None
     split: str = "hash"
     test_corpus: str | None = None
     class_names: str | None = None
@@ -273,6 +279,7 @@ class TrainingSettings:
         for name in self.clean:
             if name not in CLEANERS:
                 raise unknown_name("cleaner", name, CLEANERS)
+        check_kinds(self.desensitize)
         for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "lora_rank", "latent_dim", "kl_cycles"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "batch_size", "accumulate"):

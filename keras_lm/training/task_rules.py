@@ -120,7 +120,8 @@ def _check_labels(settings: TrainingSettings) -> None:
             raise UserError(f"{name} is for --task lm and pairs, not for {settings.task}")
     if settings.task in ("tagging", "answering"):
         settings.require("tokenizer", settings.tokenizer == "char", f"char for {settings.task}, whose labels are of characters")
-        settings.require("clean", not settings.clean, f"empty for {settings.task}, whose labels are of the text as it stands")
+        for name in ("clean", "desensitize"):
+            settings.require(name, not getattr(settings, name), f"empty for {settings.task}, whose labels are of the text as it stands")
     if settings.task in ("answering", "similarity"):
         settings.require("label_smoothing", not settings.label_smoothing, f"0 for {settings.task}, which has no classes")
     if settings.task == "answering":
