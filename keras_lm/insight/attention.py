@@ -67,10 +67,20 @@ def attention_maps(model: keras.Model, inputs: np.ndarray | tf.Tensor | Sequence
     for ids in arrays:
         if ids.shape.rank != 2:
             raise UserError(f"ids must be (batch, time), got {tuple(ids.shape)}")
-    found = {seen.name.removesuffix(_WEIGHTS): seen.value.numpy() for seen in _walk(model, arrays).seen if seen.name.endswith(_WEIGHTS)}
+    found = attention_weights(model, arrays)
     if not found:
         raise UserError(f"{model.name} has no attention to look at")
-    return found
+    return {name: weights.numpy() for name, weights in found.items()}
+
+
+def attention_weights(model: keras.Model, inputs: Sequence[tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What `attention_maps` gives, as tensors, in a graph too; of a model without attention nothing.
+
+    Args:
+        model: As there.
+        inputs: Ids `(batch, time)` int32, one tensor for each input of the model.
+    """
+    return {seen.name.removesuffix(_WEIGHTS): seen.value for seen in _walk(model, inputs).seen if seen.name.endswith(_WEIGHTS)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +218,7 @@ def inference_steps(
     chosen = continuation.ids
     read = [*begun, *chosen[:-1]]
     steps, probabilities = _steps(model, sources[0], read, chosen)
-    names = _names(tokenizer)
+    names = readable_names(tokenizer)
     choices = [
         Choice(names[token], float(row[token]), [(names[other], float(row[other])) for other in np.argsort(-row, kind="stable")[:top]])
         for token, row in zip(chosen, probabilities[len(begun) - 1 :], strict=True)
@@ -254,8 +264,15 @@ def _place(seen: _Seen, walk: _Walk) -> tuple[int, str]:
     return 2 if isinstance(seen.layer, PositionEmbedding | keras.layers.Rescaling) else 3, seen.name
 
 
-def _names(tokenizer: Tokenizer) -> list[str]:
-    """What each id writes, spaces included, where that is text; else its name in files."""
+def readable_names(tokenizer: Tokenizer) -> list[str]:
+    """What each id writes, spaces included, where that is text; else its name in files.
+
+    Example:
+
+    >>> from keras_lm.tokenizers import CharacterTokenizer
+    >>> readable_names(CharacterTokenizer(["中", " "]))
+    ['<pad>', '<unk>', '<s>', '</s>', '中', ' ']
+    """
     texts = [piece.decode("utf-8", errors="replace") for piece in tokenizer.pieces()]
     return [text if text and "\ufffd" not in text else name for text, name in zip(texts, token_names(tokenizer), strict=True)]
 
