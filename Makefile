@@ -35,6 +35,7 @@ $(INSTALLED): requirements.txt setup.cfg
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -r requirements.txt -e .
 	@$(BIN)/python -m pip install --quiet 'kenlm>=0.3,<0.4' || echo "kenlm, which pip builds, could not be built: one test will be skipped"
+	@command -v chromium >/dev/null || echo "no Chromium on this machine: the tests of the server's page will be skipped (apt-get install chromium)"
 	@touch $@
 
 clean:

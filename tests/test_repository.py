@@ -19,7 +19,7 @@ def test_public_names_exist():
 def test_importing_the_package_and_the_commands_imports_no_tensorflow():
     program = (
         "import sys, keras_lm, keras_lm.cli.train, keras_lm.cli.generate, keras_lm.cli.evaluate, keras_lm.cli.export\n"
-        "import keras_lm.cli.prepare, keras_lm.cli.predict, keras_lm.cli.chat\n"
+        "import keras_lm.cli.prepare, keras_lm.cli.predict, keras_lm.cli.chat, keras_lm.cli.serve\n"
         "print([name for name in ('tensorflow', 'keras', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == "[]"
@@ -76,6 +76,7 @@ def test_imports_run_one_way(repository):
         "files",
         "corpora",
         "segmentation",
+        "privacy",
         "lexicons",
         "augmentation",
         "cleaning",
@@ -124,6 +125,7 @@ def test_imports_run_one_way(repository):
         "attention_plots",
         "label_plots",
         "latent_plots",
+        "insight_plots",
     )
     stations += (
         "generation",
@@ -137,6 +139,7 @@ def test_imports_run_one_way(repository):
         "planning",
         "insight",
         "export",
+        "serving",
         "cli",
     )
     for path in (repository / "keras_lm").rglob("*.py"):

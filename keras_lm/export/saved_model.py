@@ -6,7 +6,8 @@ Signatures (every input and output has the batch as its first axis, so that TF S
 - `generate`: the same with the numbers of `SamplingSettings`, each `[batch]` or `[1]` and with a default in the SignatureDef;
 - `score`: `texts` → `log_likelihood`, `num_tokens`, `perplexity`;
 - `next_token`: `prompts` and `k` → `tokens`, `ids`, `probabilities`, best first;
-- `step`: ids and state → logits and state, for clients that stream (`keras_lm.export.stepping`).
+- `step`: ids and state → logits and state, for clients that stream (`keras_lm.export.stepping`);
+- `attention`, of a model that has it: `texts` → `tokens`, `weights`, for pictures (`keras_lm.export.attending`).
 
 An encoder-decoder has three: `serving_default` and `generate` take `sources` in place of prompts, and by default the most probable token at
 each step; `score` takes `sources` and `targets`. A sentence VAE has these, and two more: `encode`, `texts` → `vectors`, `deviations`; and
@@ -56,6 +57,7 @@ _NOTES = (
     "A number outside clamped_to is taken for the nearest end of it; one that is no number (NaN) for the default.",
     "A prompt longer than the context leaves for the new tokens loses its beginning; bytes that are not UTF-8 become U+FFFD.",
     "finish_reason: length, end (the model ended the text), context (the context is full) or blocked (nothing may follow).",
+    "attention: of each text's first tokens alone, 64 at most; layers, heads, queries, keys; '' and 0 behind a text's end.",
     "step: what comes out beside logits goes in again with the next ids; without it a text begins. Rows are padded on the left.",
 )
 
@@ -72,7 +74,8 @@ TensorFlow Serving switches XLA off unless it is told otherwise, and then every 
 
 Python needs nothing. Prompts are padded to powers of two (32 tokens at least), and so are the rows of a batch and the room for the text:
 each combination is compiled when it is first met, which takes seconds. The requests in `tf_serving_warmup_requests` compile the usual
-ones while the server loads this version; without the flag they fail there, and so does the version's loading. `step` is not compiled.
+ones while the server loads this version; without the flag they fail there, and so does the version's loading. `step` and `attention` are
+not compiled.
 """
 
 

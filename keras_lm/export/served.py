@@ -19,9 +19,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm import cleaning
+from keras_lm.export.attending import attention_signature
 from keras_lm.export.compiled import NARROWEST, CompiledDecode, bucket, jit, padded_rows
 from keras_lm.export.signature import Input, Signature
-from keras_lm.export.stepping import step_signature
+from keras_lm.export.stepping import plain_functions, step_signature
 from keras_lm.generation.decode import Knobs, Rules, bias_against, decode, dtype_of, left_padded
 from keras_lm.generation.settings import FINISH_REASONS, SamplingSettings
 from keras_lm.generation.state import Decoder
@@ -70,10 +71,11 @@ class Served(tf.Module):
         tokenizer: The one it was trained with.
         clean, documents, longest_source: As in `keras_lm.generation.text.TextGenerator`.
         defaults: The knobs of `serving_default`, and those that `generate` takes for what is left out.
-        xla: Whether XLA compiles what lies between the strings. Not in `step`, whose sizes are its client's.
+        xla: Whether XLA compiles what lies between the strings. Not in `step`, whose sizes are its client's, nor in `attention`.
 
     Attributes:
         entries: The signatures by name (`signatures` is taken: TensorFlow keeps what it loads there).
+        read, extend, extend_one: Of a language model, beside the signatures (`keras_lm.export.stepping.plain_functions`).
     """
 
     def __init__(
@@ -123,6 +125,10 @@ class Served(tf.Module):
             ),
             "step": step_signature(decoder, tokenizer.unknown_id),
         }
+        if attention := attention_signature(decoder, tokenizer, graphs.ids):
+            self.entries["attention"] = attention
+        for name, function in plain_functions(decoder).items():
+            setattr(self, name, function)
 
 
 class _Graphs:
@@ -241,9 +247,13 @@ class _Graphs:
         shapes = tf.nest.map_structure(lambda tensor: tensor.shape, carried)
         return tf.while_loop(lambda number, *_: number < windows, add, carried, shape_invariants=shapes)[1]
 
+    def ids(self, texts: tf.Tensor) -> tf.RaggedTensor:
+        """What the model reads of each text: `(batch, (tokens))`, the start token in front where it expects one."""
+        return prompt_ids(self._tokenizer, self._cleaner(valid_utf8(texts)), self._documents)
+
     def _padded(self, prompts: tf.Tensor, most: int) -> tuple[tf.Tensor, tf.Tensor]:
         """The last `most` ids of each prompt, padded on the left, and the padding of each row: `(batch, n)` and `(batch,)`, n over 1."""
-        ids = prompt_ids(self._tokenizer, self._cleaner(valid_utf8(prompts)), self._documents)
+        ids = self.ids(prompts)
         longest = tf.maximum(tf.minimum(tf.cast(tf.reduce_max(ids.row_lengths()), tf.int32), most), 1)
         return left_padded(ids[:, -most:], 1 + (bucket(longest, min(NARROWEST, most)) if self._xla else longest))
 

@@ -11,6 +11,9 @@ without any. Each part has a row for each text:
 
 Rows need not be at one position, so that a server may batch the steps of several clients; keys and values then need the same `time`. The
 memory is float32 for a client, whatever the model computes in. An id outside the vocabulary is read as the unknown one.
+
+Beside the signatures stand `read`, `extend` and `extend_one` for a server in Python (`keras_lm.export.decoder`): `Decoder.extend` as it
+is, whose shapes follow from those of its inputs alone, so that XLA compiles it where it is called.
 """
 
 from __future__ import annotations
@@ -40,10 +43,36 @@ def step_signature(decoder: Decoder, unknown_id: int) -> Signature:
     inputs = {"ids": Input(tf.TensorSpec([None, None], tf.int32)), "position": Input(numbers, np.zeros(1, np.int32), _ANY)}
     if stepper.pads:
         inputs["padding"] = Input(numbers, np.zeros(1, np.int32), _ANY)
-    for name, part in stepper.memory.items():
-        shape = [None, part.shape[1], None, *part.shape[3:]] if stepper.grows[name] else [None, *part.shape[1:]]
-        inputs[name] = Input(tf.TensorSpec(shape, tf.float32), part.astype(np.float32))
+    for name, (shape, _) in stepper.shapes().items():
+        inputs[name] = Input(tf.TensorSpec(shape, tf.float32), stepper.memory[name].astype(np.float32))
     return Signature("Reads some more tokens: logits for the next one, and the state to give with it.", inputs, stepper)
+
+
+def plain_functions(decoder: Decoder) -> dict[str, tf.types.experimental.PolymorphicFunction]:
+    """`read`, `extend` and `extend_one` for a model: without checks and without growing, in the dtypes that the model computes in.
+
+    - `read`: ids `(batch, n)` int32 and padding `(batch,)`, how many of the n are no text → `logits` `(batch, vocabulary)` and a state of
+      n slots, by the names that `step` has.
+    - `extend`: ids `(batch, 1)`, the slot `()` where they stand, padding and state → the same.
+    - `extend_one`: of one row, whose products are made in parts for several cores (`keras_lm.products.product`).
+    """
+    stepper = _Stepper(decoder, unknown_id=0)
+
+    def read(ids: tf.Tensor, padding: tf.Tensor) -> dict[str, tf.Tensor]:
+        state = decoder.init_state(*tf.unstack(tf.shape(ids)))
+        return stepper.named(*decoder.extend(ids, state, 0, padding))
+
+    def extend(ids: tf.Tensor, start: tf.Tensor, padding: tf.Tensor, state: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        parts = [state[name] for name in stepper.memory]
+        return stepper.named(*decoder.extend(ids, stepper.packed(parts), start, padding))
+
+    def inputs(batch: int | None) -> list[Any]:
+        numbers = [tf.TensorSpec(shape, tf.int32) for shape in ([batch, 1], [], [batch])]
+        return [*numbers, {name: tf.TensorSpec([batch, *shape[1:]], dtype) for name, (shape, dtype) in stepper.shapes().items()}]
+
+    reads = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
+    wanted = {"read": (read, reads), "extend": (extend, inputs(None)), "extend_one": (extend, inputs(1))}
+    return {name: tf.function(function, input_signature=given, autograph=False) for name, (function, given) in wanted.items()}
 
 
 class _Stepper:
@@ -61,6 +90,21 @@ class _Stepper:
         # A recurrent layer beside attention takes padding in a text's first call alone, and the rows of a batch may be in other ones.
         self.pads = self._recurrent or not any(isinstance(memory, list) for memory in self._structure.values())
 
+    def shapes(self) -> dict[str, tuple[list[int | None], tf.DType]]:
+        """The shape of each part of the memory, `None` for the batch and for slots, and its dtype."""
+        return {
+            name: ([None, part.shape[1], None, *part.shape[3:]] if self.grows[name] else [None, *part.shape[1:]], dtype)
+            for (name, part), dtype in zip(self.memory.items(), self._dtypes, strict=True)
+        }
+
+    def packed(self, parts: list[tf.Tensor]) -> dict[str, Any]:
+        """The parts of the memory as a `Decoder` has them."""
+        return keras.tree.pack_sequence_as(self._structure, parts)
+
+    def named(self, logits: tf.Tensor, state: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """What a `Decoder` gave, by name."""
+        return {"logits": logits, **dict(zip(self.memory, keras.tree.flatten(state), strict=True))}
+
     def __call__(self, ids: tf.Tensor, position: tf.Tensor, *state: tf.Tensor) -> dict[str, tf.Tensor]:
         rows, count = tf.unstack(tf.shape(ids))
         ids = tf.where((ids >= 0) & (ids < self._decoder.vocabulary_size), ids, self._unknown_id)
@@ -74,7 +118,7 @@ class _Stepper:
 
     def _rows_alone(self, ids, position, padding, count, parts) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
         """The rows of a recurrent model know nothing of each other's positions: what is padding among these ids is all that matters."""
-        logits, state = self._decoder.extend(ids, self._packed(parts), 0, tf.clip_by_value(padding - position, 0, count))
+        logits, state = self._decoder.extend(ids, self.packed(parts), 0, tf.clip_by_value(padding - position, 0, count))
         return logits, keras.tree.flatten(state), position + count
 
     def _rows_aligned(self, ids, position, padding, count, parts) -> tuple[tf.Tensor, list[tf.Tensor], tf.Tensor]:
@@ -96,9 +140,6 @@ class _Stepper:
         parts = [wider(part) if grows else part for part, grows in zip(parts, self.grows.values(), strict=True)]
         level = tf.reduce_all(shift == 0)
         parts = tf.cond(level, lambda: parts, lambda: moved(parts, -shift))
-        logits, state = self._decoder.extend(ids, self._packed(parts), start, padding + shift)
+        logits, state = self._decoder.extend(ids, self.packed(parts), start, padding + shift)
         parts = keras.tree.flatten(state)
         return logits, tf.cond(level, lambda: parts, lambda: moved(parts, shift)), position + count
-
-    def _packed(self, parts: list[tf.Tensor]) -> dict[str, Any]:
-        return keras.tree.pack_sequence_as(self._structure, parts)

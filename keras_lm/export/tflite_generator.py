@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -81,21 +82,26 @@ class TFLiteGenerator:
         settings = settings or SamplingSettings()
         results = []
         for number in range(settings.num_samples):
-            texts = _Row()
-            text = "".join(self._pieces(prompt, settings, settings.seed + number, texts))
-            results.append((text, texts.reason))
+            outcome = Outcome()
+            text = "".join(self._drawn(prompt, settings, settings.seed + number, outcome))
+            results.append((text, outcome.finish_reason))
         return results
 
-    def stream(self, prompt: str, settings: SamplingSettings | None = None) -> Iterator[str]:
+    def stream(self, prompt: str, settings: SamplingSettings | None = None, outcome: Outcome | None = None) -> Iterator[str]:
         """Goes on with a prompt, piece by piece: together they are the first text that `generate` gives.
+
+        Args:
+            prompt: What is gone on with.
+            settings: How to sample.
+            outcome: Is kept up to date with what is drawn.
 
         Raises:
             UserError: a prompt that fills the context; a setting that needs TensorFlow; a bias for text that is not one token.
         """
         settings = settings or SamplingSettings()
-        return self._pieces(prompt, settings, settings.seed, _Row())
+        return self._drawn(prompt, settings, settings.seed, outcome or Outcome())
 
-    def _pieces(self, prompt: str, settings: SamplingSettings, seed: int, outcome: _Row) -> Iterator[str]:
+    def _drawn(self, prompt: str, settings: SamplingSettings, seed: int, outcome: Outcome) -> Iterator[str]:
         ids = self.encode(prompt)
         texts = self._texts(ids, settings, seed)
         self.step.begin()
@@ -103,11 +109,12 @@ class TFLiteGenerator:
         stream, token = TextStream(self.codec.pieces(), settings.stop), np.array(ids[-1:], np.int32)
         while texts.running and not stream.stopped:
             token = texts.draw(self.step.run(token))
+            outcome.num_tokens += 1
             if piece := stream.feed(token.tolist()):
                 yield piece
         if piece := stream.finish():
             yield piece
-        outcome.reason = FINISH_REASONS[STOP if stream.stopped else int(texts.reason[0])]
+        outcome.finish_reason = FINISH_REASONS[STOP if stream.stopped else int(texts.reason[0])]
 
     def _texts(self, ids: list[int], settings: SamplingSettings, seed: int) -> Texts:
         for name in ("allow", "top_logprobs"):
@@ -131,10 +138,17 @@ class TFLiteGenerator:
         return ids[0]
 
 
-class _Row:
-    """Where a text's end is noted."""
+@dataclasses.dataclass
+class Outcome:
+    """What is told of a text beside its pieces.
 
-    reason = ""
+    Attributes:
+        num_tokens: How many have been drawn, an ending one included.
+        finish_reason: Once it has ended, one of `FINISH_REASONS`.
+    """
+
+    num_tokens: int = 0
+    finish_reason: str = ""
 
 
 def is_file(path: str | os.PathLike) -> bool:

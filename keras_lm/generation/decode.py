@@ -22,7 +22,8 @@ from keras_lm.generation.state import Decoder
 Carry = dict[str, Any]
 """What goes from one step to the next. Shapes: `step`, `start` scalar; `history` `(slots + 1, batch)`; `seen` and `fresh`
 `(batch, vocabulary)`; `state` as in `Decoder`; where asked for, `logprobs` `(slots, batch)`, `top_ids` and `top_logprobs`
-`(slots, batch, alternatives)`; where the model has them, `input_rows` as in `Decoder`; all else `(batch,)`."""
+`(slots, batch, alternatives)`, and `noting`, a scalar, where they are not noted at every call; where the model has them, `input_rows` as in
+`Decoder`; all else `(batch,)`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,12 +227,17 @@ def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, roo
         "place": tf.where(running, place, carry["place"]),
     }
     if "logprobs" in carry:
-        all_logprobs = tf.nn.log_softmax(own_logits)
-        values, ids = tf.math.top_k(all_logprobs, carry["top_ids"].shape[-1])
-        chosen = tf.gather(all_logprobs, token, batch_dims=1)
-        for name, value in (("logprobs", chosen), ("top_ids", ids), ("top_logprobs", values)):
-            after[name] = tf.tensor_scatter_nd_update(carry[name], [[step]], value[None])
+        note = lambda: _with_logprobs(own_logits, carry, token)
+        leave = lambda: {name: carry[name] for name in ("logprobs", "top_ids", "top_logprobs")}
+        after |= tf.cond(carry["noting"], note, leave) if "noting" in carry else note()
     return after
+
+
+def _with_logprobs(own_logits: tf.Tensor, carry: Carry, token: tf.Tensor) -> Carry:
+    all_logprobs = tf.nn.log_softmax(own_logits)
+    values, ids = tf.math.top_k(all_logprobs, carry["top_ids"].shape[-1])
+    noted = {"logprobs": tf.gather(all_logprobs, token, batch_dims=1), "top_ids": ids, "top_logprobs": values}
+    return {name: tf.tensor_scatter_nd_update(carry[name], [[carry["step"]]], value[None]) for name, value in noted.items()}
 
 
 def watch(rules: Rules, node: tf.Tensor, token: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -148,12 +148,15 @@ class Decoder:
         return next((part.shape[2] for cache in caches for name, part in cache.items() if _grows(name, part)), None)
 
     def moved(self, state: State, shift: tf.Tensor, length: int | tf.Tensor) -> State:
-        """The state with its first `shift` slots dropped and room for `length` slots; what lies behind the text is not defined."""
+        """The state with its first `shift` slots dropped and room for `length` slots; what lies behind the text is not defined.
+
+        A `shift` below 0 moves it back, and what lies before the text is not defined either.
+        """
 
         def move(name: str, part: tf.Tensor) -> tf.Tensor:
             if not _grows(name, part):
                 return part
-            slots = tf.minimum(tf.range(length) + shift, tf.shape(part)[2] - 1)
+            slots = tf.clip_by_value(tf.range(length) + shift, 0, tf.shape(part)[2] - 1)
             return tf.gather(part, slots, axis=2)
 
         return {

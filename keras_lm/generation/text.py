@@ -295,17 +295,13 @@ class TextGenerator:
         ids = prompt_ids(self.tokenizer, self._clean(tf.constant(list(prompts))), self.documents).to_list()
         context = self.sampler.decoder.context_length
         for prompt, row in zip(prompts, ids, strict=True):
-            if context and len(row) >= context:
-                shown = prompt if len(prompt) <= 20 else prompt[:20] + "..."
-                raise UserError(
-                    f"the prompt {shown!r} has {len(row)} tokens; the context of {context} has room for {context - 1}: shorten it"
-                )
+            check_length(prompt, len(row), context)
         return ids
 
     def _rules(
         self, settings: SamplingSettings, allow: Pattern | Sequence[Pattern | None] | None, prompts: Sequence[Sequence[int]]
     ) -> dict[str, object]:
-        bias = {self._single_token(text): value for text, value in settings.biases().items()}
+        bias = token_biases(self.tokenizer, settings)
         allow = allow or (Regex(settings.allow) if settings.allow else None)
         each = list(allow) if isinstance(allow, Sequence) else [allow] * len(prompts)
         if len(each) != len(prompts):
@@ -320,25 +316,44 @@ class TextGenerator:
                 raise UserError(f"the shortest text that is allowed has {least} tokens: {cure}")
         return {"bias": bias, "stop": [text.encode() for text in settings.stop], "constraint": [compiled[one] for one in each]}
 
-    def _single_token(self, text: str) -> int:
-        ids = self.tokenizer.tokenize(tf.constant([text])).to_list()[0]
-        if len(ids) != 1 or ids[0] == self.tokenizer.unknown_id:
-            described = "is unknown to" if ids == [self.tokenizer.unknown_id] else f"is {len(ids)} tokens of"
-            raise UserError(f"{text!r} {described} this tokenizer: logit_bias and forbid need exactly one token")
-        return ids[0]
-
     def _generated(self, continuation: Continuation, stop: Sequence[str]) -> Generated:
         stream = TextStream(self._pieces, stop)
         text = stream.feed(continuation.ids) + stream.finish()
         reason = "stop" if stream.stopped else continuation.finish_reason
-        tokens = None
-        if continuation.logprobs is not None:
-            written = lambda token: self._pieces[token].decode("utf-8", "replace")
-            tokens = [
-                Token(written(token), logprob, [(written(other), value) for other, value in others])
-                for token, logprob, others in zip(continuation.ids, continuation.logprobs, continuation.alternatives, strict=True)
-            ]
+        tokens = None if continuation.logprobs is None else written_tokens(self._pieces, continuation)
         return Generated(text, len(continuation.ids), reason, tokens)
+
+
+def written_tokens(pieces: Sequence[bytes], continuation: Continuation) -> list[Token]:
+    """The tokens of a continuation that has log-probabilities, as text."""
+    written = lambda token: pieces[token].decode("utf-8", "replace")
+    return [
+        Token(written(token), logprob, [(written(other), value) for other, value in others])
+        for token, logprob, others in zip(continuation.ids, continuation.logprobs, continuation.alternatives, strict=True)
+    ]
+
+
+def token_biases(tokenizer: Tokenizer, settings: SamplingSettings) -> dict[int, float]:
+    """`logit_bias` and `forbid` of the settings, by id.
+
+    Raises:
+        UserError: text that is not one token.
+    """
+    biases = {}
+    for text, value in settings.biases().items():
+        ids = tokenizer.tokenize(tf.constant([text])).to_list()[0]
+        if len(ids) != 1 or ids[0] == tokenizer.unknown_id:
+            described = "is unknown to" if ids == [tokenizer.unknown_id] else f"is {len(ids)} tokens of"
+            raise UserError(f"{text!r} {described} this tokenizer: logit_bias and forbid need exactly one token")
+        biases[ids[0]] = value
+    return biases
+
+
+def check_length(prompt: str, length: int, context: int | None) -> None:
+    """Raises a `UserError` for a prompt of `length` tokens that leaves no room in the context."""
+    if context and length >= context:
+        shown = prompt if len(prompt) <= 20 else prompt[:20] + "..."
+        raise UserError(f"the prompt {shown!r} has {length} tokens; the context of {context} has room for {context - 1}: shorten it")
 
 
 def prompt_ids(tokenizer: Tokenizer, prompts: tf.Tensor, documents: bool) -> tf.RaggedTensor:

@@ -281,6 +281,28 @@ class _Drawn:
     finish_reason: str = ""
 
 
+class OuterSpace:
+    """Takes white space away at the ends of a text that comes in pieces.
+
+    Example:
+
+    >>> space = OuterSpace()
+    >>> [space.without(piece) for piece in [" ", " a", " b ", "\\n", "c", "\\n"]]
+    ['', 'a', ' b', '', ' \\nc', '']
+    """
+
+    def __init__(self) -> None:
+        self._held, self._begun = "", False
+
+    def without(self, piece: str) -> str:
+        """What of the text is certain after this piece and was not before."""
+        text = self._held + piece if self._begun else piece.lstrip()
+        certain = text.rstrip()
+        self._held = text[len(certain) :]
+        self._begun = self._begun or bool(certain)
+        return certain
+
+
 def without_outer_space(pieces: Iterable[str]) -> Iterator[str]:
     """Pieces of a text as pieces of the same text without white space at its ends.
 
@@ -289,14 +311,8 @@ def without_outer_space(pieces: Iterable[str]) -> Iterator[str]:
     >>> list(without_outer_space([" ", " a", " b ", "\\n", "c", "\\n"]))
     ['a', ' b', ' \\nc']
     """
-    held, begun = "", False
-    for piece in pieces:
-        text = held + piece if begun else piece.lstrip()
-        certain = text.rstrip()
-        held = text[len(certain) :]
-        if certain:
-            begun = True
-            yield certain
+    space = OuterSpace()
+    yield from filter(None, map(space.without, pieces))
 
 
 def shared(

@@ -40,7 +40,8 @@ def test_every_request_runs(xla, tmp_path):
             for output in served(signature, inputs).values():
                 assert len(output) == rows
     batches = (1, 2, 4, 8) if xla else (1, 4)
-    assert seen == {(name, rows) for name in ("serving_default", "generate", "score", "next_token", "step") for rows in batches}
+    names = ("serving_default", "generate", "score", "next_token", "step", "attention")
+    assert seen == {(name, rows) for name in names for rows in batches}
 
 
 def test_prompts_meet_each_bucket_and_are_text(tmp_path):

@@ -1,0 +1,444 @@
+"""Continuous batching: texts join a running batch between two steps, and leave it when they end.
+
+The loop is `advance` of `keras_lm.generation.decode`, a few steps at a time. What is large (caches, history, counts, biases) lies in
+variables, which the compiled loop changes in place; what is a number a row stays outside, in NumPy.
+
+All rows draw at one slot, the position. A prompt is read by itself, padded to one of a few widths, and is put so that it ends there;
+what lies before it in its row counts as padding. Once the position comes to the end of the slots, all rows are moved back by the padding
+that they have in common. Batch sizes and numbers of slots are few, so that little is compiled.
+
+The random number of a token depends on seed, prompt and place alone, so a text is the one that it would be by itself.
+
+References:
+    Yu et al. 2022, «Orca: A Distributed Serving System for Transformer-Based Generative Models», section 3.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lm.generation import automata
+from keras_lm.generation.decode import Carry, Knobs, Rules, advance, begin, bias_against, dtype_of
+from keras_lm.generation.sampler import Continuation, check_prompts
+from keras_lm.generation.settings import CONTEXT, FINISH_REASONS, MOST_LOGPROBS, SamplingSettings
+from keras_lm.generation.state import State
+
+MOST_STEPS = 8
+"""The most tokens that each row draws in one call of the compiled loop."""
+
+LONGEST = 4096
+"""The most tokens of prompt and text together, where the model itself has no bound."""
+
+_SIZES = (1, 4, 16)  # rows of a batch, below the largest
+_WIDTHS = (16, 32, 64, 128, 256, 1024, 4096, 16384, 65536)
+"""Of prompts, padded: reading a few takes as long as reading 16."""
+_FEWEST_SLOTS = 256
+_SLACK = 64  # slots that are left at least when all rows are moved: moving copies the caches
+_PATIENCE = 32  # calls for which a smaller batch must do before it is made smaller
+
+_BY_ROW = ("padding", "token", "salt", "length", "reason", "room")
+_CHANGING = ("token", "length", "reason")
+_KEPT = ("logprobs", "top_ids", "top_logprobs")
+_WHOLE = (*_BY_ROW, *(name for name in Knobs.names() if dtype_of(name) == tf.int32))
+_REAL = tuple(name for name in Knobs.names() if name not in _WHOLE)
+_DTYPES = {**dict.fromkeys(_WHOLE, np.int32), **dict.fromkeys(_REAL, np.float32)}
+_NOBODY = SamplingSettings(temperature=0.0)  # every filter is off
+
+
+class Steps(Protocol):
+    """What of a `Decoder` is needed here: also of a model that lies elsewhere."""
+
+    context_length: int | None
+    vocabulary_size: int
+
+    init_state: Callable
+    extend: Callable
+    moved: Callable
+    take_rows: Callable
+    input_rows: Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt that has been read, and what the model remembers of it."""
+
+    ids: list[int]
+    carry: Carry
+
+
+@dataclasses.dataclass
+class _Row:
+    key: Hashable
+    settings: SamplingSettings
+    text: list[int]  # prompt and what has been drawn
+
+
+class ContinuousBatch:
+    """Texts that are drawn together, each with its own settings.
+
+    Args:
+        decoder: The model: a `Decoder` of a language model, or what offers the same.
+        end_id: The token that ends a text.
+        never: Ids that are never chosen.
+        max_batch: The most texts at a time.
+        jit_compile: Whether XLA compiles reading and drawing.
+
+    Attributes:
+        context: The most tokens of prompt and text together.
+
+    Example:
+
+    >>> from keras_lm.generation.state import Decoder
+    >>> from keras_lm.models import gru_lm
+    >>> batch = ContinuousBatch(Decoder(gru_lm(50, embedding_dim=8, hidden_dim=8)), end_id=3, never=(0, 1, 2), max_batch=2)
+    >>> batch.join("first", batch.read([5, 6]), SamplingSettings(max_new_tokens=9, min_new_tokens=9))
+    >>> drawn = batch.step(4)
+    >>> batch.join("second", batch.read([7]), SamplingSettings(max_new_tokens=2, min_new_tokens=2))
+    >>> {key: len(part.ids) for key, part in batch.step(4).items()}
+    {'first': 4, 'second': 2}
+    >>> batch.running
+    1
+    """
+
+    def __init__(self, decoder: Steps, *, end_id: int, never: Sequence[int] = (), max_batch: int = 32, jit_compile: bool = True):
+        if max_batch < 1:
+            raise ValueError(f"max_batch must be at least 1, got {max_batch}")
+        self.max_batch = max_batch
+        self.context: int = decoder.context_length or LONGEST
+        self._decoder, self._end_id, self._jit_compile = decoder, end_id, jit_compile
+        self._never = bias_against(never, decoder.vocabulary_size).numpy()[0]
+        self._alternatives = min(MOST_LOGPROBS, decoder.vocabulary_size)
+        self._batches = [*(size for size in _SIZES if size < max_batch), max_batch]
+        self._structure = decoder.init_state(1, 1)
+        grown = tf.nest.flatten(decoder.init_state(1, 2))
+        self._grows = [part.shape != other.shape for part, other in zip(tf.nest.flatten(self._structure), grown, strict=True)]
+        most = self.context + min(self.context, _SLACK)
+        # What a step attends to grows with the slots; a history alone may as well have all from the beginning.
+        fewer = [_FEWEST_SLOTS << power for power in range(0, 20, 2) if 2 * (_FEWEST_SLOTS << power) < most]
+        self._slot_counts = [*(fewer if any(self._grows) else []), most]
+        self._make_variables()
+        self._make_functions()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every text, and what a step that failed may have left behind."""
+        self._rows: list[_Row | None] = [None]
+        self._position, self._slots, self._unneeded = 0, self._slot_counts[0], 0
+        self._numbers = {name: np.zeros(1, dtype) for name, dtype in _DTYPES.items()}
+        self._free(0)
+        for variable, part in zip(self._state, tf.nest.flatten(self._decoder.init_state(1, self._slots)), strict=True):
+            variable.assign(part)
+        self._history.assign(tf.zeros([self._slots + 1, 1], tf.int32))
+        for variable in self._by_token:
+            variable.assign(tf.zeros([1, self._decoder.vocabulary_size], variable.dtype))
+
+    @property
+    def running(self) -> int:
+        """How many texts are being drawn."""
+        return sum(row is not None for row in self._rows)
+
+    @property
+    def free(self) -> int:
+        """How many more may join."""
+        return self.max_batch - self.running
+
+    @property
+    def soonest(self) -> int:
+        """The fewest tokens after which a text must end."""
+        return min(
+            row.settings.max_new_tokens - int(length)
+            for row, length in zip(self._rows, self._numbers["length"], strict=True)
+            if row is not None
+        )
+
+    def warm_up(self, progress: Callable[[str], None] = lambda line: None) -> None:
+        """Compiles all that there is to compile, so that no text waits for it; while no text is there.
+
+        Args:
+            progress: Is told what comes next.
+        """
+        widths = sorted({min(width, self.context - 1) for width in _WIDTHS})
+        prompts = [(width, slots) for width, slots in itertools.product(widths, self._slot_counts) if width < slots]
+        for width, slots in prompts if self._jit_compile else prompts[:1]:
+            progress(f"reading {width} tokens")
+            self._slots = slots
+            prompt = self.read([self._end_id] * width)
+        sizes = list(itertools.product(self._batches, self._slot_counts))
+        for batch, slots in sizes if self._jit_compile else sizes[:1]:
+            progress(f"drawing {batch} texts in {slots} slots")
+            self._arrange(batch, 0, slots)
+            self._draw(0, False)
+            self._put(0, prompt, self._never)
+        self.reset()
+
+    def read(self, ids: Sequence[int]) -> Prompt:
+        """Reads a prompt; the texts that are being drawn stay as they are.
+
+        Args:
+            ids: At least one, fewer than `context`.
+
+        Raises:
+            ValueError: a prompt of no tokens, or of too many.
+        """
+        check_prompts([ids], self.context)
+        width = next(width for width in _WIDTHS if width >= len(ids)) if self._jit_compile else max(2, len(ids))
+        padded = np.zeros([1, width], np.int32)
+        padded[0, width - len(ids) :] = ids
+        slots = next(slots for slots in self._slot_counts if slots >= max(self._slots, len(ids)))
+        return Prompt(list(ids), self._read(tf.constant(padded), tf.constant([width - len(ids)]), tf.zeros([slots], tf.bool)))
+
+    def join(self, key: Hashable, prompt: Prompt, settings: SamplingSettings, bias: Mapping[int, float] | None = None) -> None:
+        """Lets a text begin, which is drawn from the next step on.
+
+        Args:
+            key: What the text is called in `step` and `leave`.
+            prompt: What `read` gave.
+            settings: How to sample. Of `num_samples` and the fields that hold text it knows nothing.
+            bias: What is added to the logits of some ids; -inf forbids them.
+
+        Raises:
+            ValueError: the batch is full.
+        """
+        if not self.free:
+            raise ValueError(f"the batch is full: {self.max_batch} texts are being drawn")
+        if None not in self._rows:
+            self._arrange(next(size for size in self._batches if size > len(self._rows)), self._position)
+        number, bias_row = self._rows.index(None), self._never.copy()
+        for token, value in (bias or {}).items():
+            bias_row[token] += value
+        self._put(number, prompt, bias_row)
+        self._rows[number] = _Row(key, settings, list(prompt.ids))
+        self._set(number, **{name: getattr(settings, name) for name in Knobs.names()})
+        self._set(number, salt=prompt.carry["salt"].numpy()[0], length=0, reason=-1, room=self.context - len(prompt.ids))
+
+    def leave(self, key: Hashable) -> None:
+        """Takes a text out before its end; one that is not there is not missed."""
+        for number, row in enumerate(self._rows):
+            if row is not None and row.key == key:
+                self._free(number)
+
+    def step(self, most: int = MOST_STEPS) -> dict[Hashable, Continuation]:
+        """Draws some tokens of every text.
+
+        Args:
+            most: How many, at most `MOST_STEPS`.
+
+        Returns:
+            By key what came of each text; one with a `finish_reason` is gone.
+        """
+        self._shrink()
+        if not self.running:
+            return {}
+        if self._slots - self._position < most:
+            self._arrange(len(self._rows), self._needed())
+        before = self._numbers["length"]
+        with_logprobs = any(row is not None and row.settings.top_logprobs is not None for row in self._rows)
+        ids, kept = self._draw(min(most, self._slots - self._position), with_logprobs)
+        drawn: dict[Hashable, Continuation] = {}
+        for number, row in enumerate(self._rows):
+            if row is None:
+                continue
+            length, reason = int(self._numbers["length"][number]), int(self._numbers["reason"][number])
+            part = _part(ids[: length - before[number], number], reason, kept, number, row.settings.top_logprobs)
+            row.text += part.ids
+            if reason == CONTEXT and row.settings.when_full == "slide":
+                part = dataclasses.replace(part, finish_reason="")
+                window = row.text[-max(1, self.context // 2) :]
+                self._put(number, self.read(window))
+                self._set(number, reason=-1, room=length + self.context - len(window))
+            elif reason >= 0:
+                self._free(number)
+            drawn[row.key] = part
+        return drawn
+
+    def _needed(self) -> int:
+        """The least position at which all texts have room before it."""
+        paddings = [self._numbers["padding"][number] for number, row in enumerate(self._rows) if row is not None]
+        return self._position - int(min(paddings, default=self._position))
+
+    def _shrink(self) -> None:
+        """Goes on with a smaller batch once it has been enough for a while."""
+        enough = next(size for size in self._batches if size >= self.running)
+        self._unneeded = self._unneeded + 1 if enough < len(self._rows) else 0
+        if self._unneeded > _PATIENCE:
+            self._arrange(enough, self._needed())
+            self._unneeded = 0
+
+    def _arrange(self, batch: int, position: int, slots: int | None = None) -> None:
+        """Moves all texts to another position, in a batch and a number of slots that may be others; those that run come first."""
+        shift = self._position - position
+        if slots is None:
+            slots = next((size for size in self._slot_counts if size - position >= _SLACK), self._slot_counts[-1])
+        order = sorted(range(len(self._rows)), key=lambda number: self._rows[number] is None)[:batch]
+        rows = np.array(order + [0] * (batch - len(order)))
+        self._resize(*(tf.constant(value, tf.int32) for value in (rows, shift, slots)))
+        self._numbers = {name: values[rows] for name, values in self._numbers.items()}
+        self._numbers["padding"] -= shift
+        self._rows = [self._rows[number] for number in order] + [None] * (batch - len(order))
+        self._position, self._slots = position, slots
+        for number, row in enumerate(self._rows):
+            if row is None:
+                self._free(number)
+
+    def _put(self, number: int, prompt: Prompt, bias: np.ndarray | None = None) -> None:
+        """Lets a text that was read end at the position; where it is longer, the others are moved back.
+
+        Args:
+            bias: Of a text that begins, `(vocabulary,)`; one that slides keeps it, and what it has counted.
+        """
+        size = len(prompt.ids) - 1
+        if size >= self._slots or (size > self._position and self.running):
+            self._arrange(len(self._rows), size)
+        elif not self.running:
+            self._position = size
+        state, history = prompt.carry["state"], prompt.carry["history"]
+        if len(history) != self._slots + 1:  # others have come in between
+            state, history = self._fitted(state, history, tf.constant(self._slots))
+        scalars = (tf.constant(value) for value in (number, self._position - size, bias is not None))
+        counts = prompt.carry["seen"], tf.constant(self._never if bias is None else bias)
+        self._write(*scalars, tf.nest.flatten(state), history, *counts)
+        self._set(number, padding=self._position - size, token=prompt.ids[-1])
+
+    def _free(self, number: int) -> None:
+        """Makes a row draw nothing, and no filter work for it."""
+        self._rows[number] = None
+        self._set(number, **{name: getattr(_NOBODY, name) for name in Knobs.names()}, **dict.fromkeys(_BY_ROW, 0))
+
+    def _set(self, number: int, **values: float) -> None:
+        for name, value in values.items():
+            self._numbers[name][number] = value
+
+    def _draw(self, steps: int, with_logprobs: bool) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Ids `(MOST_STEPS, batch)`, and where asked for what `_part` reads besides; the numbers of the rows go on."""
+        free = [row is None for row in self._rows]
+        self._numbers["padding"][free] = self._position  # where a text would begin, which every model can read
+        numbers = [tf.constant(np.stack([self._numbers[name] for name in names])) for names in (_WHOLE, _REAL)]
+        scalars = (tf.constant(value) for value in (self._position, steps, with_logprobs))
+        drawn, *kept = self._advance[1 if len(self._rows) == 1 else None](*numbers, *scalars)
+        ids, last = np.split(drawn.numpy(), [MOST_STEPS])
+        self._numbers.update(zip(_CHANGING, last, strict=True))
+        self._position += steps
+        return ids, [part.numpy() for part in kept]
+
+    def _make_variables(self) -> None:
+        size = self._decoder.vocabulary_size
+
+        def variable(shape: list[int | None], dtype: tf.DType) -> tf.Variable:
+            return tf.Variable(tf.zeros([axis or 1 for axis in shape], dtype), trainable=False, shape=tf.TensorShape(shape))
+
+        parts = zip(tf.nest.flatten(self._structure), self._grows, strict=True)
+        shapes = [[None, *part.shape[1:2], None, *part.shape[3:]] if grows else [None, *part.shape[1:]] for part, grows in parts]
+        self._state = [variable(shape, part.dtype) for shape, part in zip(shapes, tf.nest.flatten(self._structure), strict=True)]
+        self._history = variable([None, None], tf.int32)
+        self._seen, self._fresh = variable([None, size], tf.int32), variable([None, size], tf.int32)
+        self._bias = variable([None, size], tf.float32)
+        self._by_token = (self._seen, self._fresh, self._bias)
+
+    def _packed(self, parts: Sequence[tf.Tensor]) -> State:
+        return tf.nest.pack_sequence_as(self._structure, list(parts))
+
+    def _make_functions(self) -> None:
+        number, flag, row = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.bool), tf.TensorSpec([None], tf.int32)
+        room = tf.TensorSpec([None], tf.bool)
+        self._read = self._compiled(self._read_row, tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32), room)
+        states = [tf.TensorSpec([1, *variable.shape[1:]], variable.dtype) for variable in self._state]
+        history, size = tf.TensorSpec([None, 1], tf.int32), self._decoder.vocabulary_size
+        counts = [tf.TensorSpec([1, size], tf.int32), tf.TensorSpec([size], tf.float32)]
+        self._write = self._compiled(self._write_row, number, number, flag, states, history, *counts)
+        self._fitted = tf.function(self._fit, [self._packed(states), history, number], autograph=False)
+        self._resize = tf.function(self._move, [row, number, number], autograph=False)
+        self._advance = {}
+        for batch in (1, None):
+            numbers = [tf.TensorSpec([len(_WHOLE), batch], tf.int32), tf.TensorSpec([len(_REAL), batch], tf.float32), number, number]
+            function = functools.partial(self._advance_rows, batch)
+            self._advance[batch] = self._compiled(function, *numbers, flag)
+
+    def _compiled(self, function: Callable, *inputs: tf.TensorSpec) -> tf.types.experimental.PolymorphicFunction:
+        return tf.function(function, list(inputs), jit_compile=self._jit_compile, autograph=False)
+
+    def _read_row(self, prompt: tf.Tensor, padding: tf.Tensor, room: tf.Tensor) -> Carry:
+        # XLA wants the number of slots when it compiles. The shape of an input is known then, the value of one is not.
+        carry = begin(self._decoder, prompt, padding, slots=tf.shape(room)[0])
+        return {name: carry[name] for name in ("state", "history", "seen", "salt")}
+
+    def _fit(self, state: State, history: tf.Tensor, slots: tf.Tensor) -> tuple[State, tf.Tensor]:
+        kept = tf.minimum(tf.range(slots + 1), tf.shape(history)[0] - 1)
+        return self._decoder.moved(state, tf.constant(0), slots), tf.gather(history, kept)
+
+    def _write_row(
+        self,
+        number: tf.Tensor,
+        first: tf.Tensor,
+        begins: tf.Tensor,
+        parts: list[tf.Tensor],
+        history: tf.Tensor,
+        seen: tf.Tensor,
+        bias: tf.Tensor,
+    ) -> None:
+        """Puts what was read into a row, from slot `first` on. Assigned to a part of a variable, it would be copied; XLA need not."""
+
+        def put(variable: tf.Variable, row: tf.Tensor) -> None:
+            variable.assign(tf.tensor_scatter_nd_update(variable, [[number]], row))
+
+        def moved(part: tf.Tensor, axis: int) -> tf.Tensor:
+            slots = tf.shape(part)[axis]
+            return tf.gather(part, tf.clip_by_value(tf.range(slots) - first, 0, slots - 1), axis=axis)
+
+        for variable, part, grows in zip(self._state, parts, self._grows, strict=True):
+            put(variable, moved(part, 2) if grows else part)
+        here = tf.range(tf.shape(self._history)[1]) == number
+        self._history.assign(tf.where(here, moved(history, 0), self._history))
+        for variable, row in zip(self._by_token, (seen, tf.zeros_like(seen), bias[None]), strict=True):
+            put(variable, tf.where(begins, row, tf.gather(variable, [number])))
+
+    def _move(self, rows: tf.Tensor, shift: tf.Tensor, slots: tf.Tensor) -> None:
+        state = self._decoder.moved(self._decoder.take_rows(self._packed(self._state), rows), shift, slots)
+        for variable, part in zip(self._state, tf.nest.flatten(state), strict=True):
+            variable.assign(part)
+        kept = tf.clip_by_value(tf.range(slots + 1) + shift, 0, tf.shape(self._history)[0] - 1)
+        self._history.assign(tf.gather(tf.gather(self._history, kept), rows, axis=1))
+        for variable in self._by_token:
+            variable.assign(tf.gather(variable, rows))
+
+    def _advance_rows(
+        self, batch: int | None, whole: tf.Tensor, real: tf.Tensor, position: tf.Tensor, steps: tf.Tensor, noting: tf.Tensor
+    ) -> list[tf.Tensor]:
+        def read(variable: tf.Variable) -> tf.Tensor:
+            return tf.ensure_shape(variable, [batch, *variable.shape[1:]])
+
+        numbers = {**dict(zip(_WHOLE, tf.unstack(whole), strict=True)), **dict(zip(_REAL, tf.unstack(real), strict=True))}
+        knobs = Knobs(**{name: numbers[name] for name in Knobs.names()})
+        nothing = tf.zeros_like(numbers["reason"])
+        carry = {name: numbers[name] for name in ("padding", "token", "salt", "length", "reason")}
+        carry |= {"step": tf.constant(0), "start": position, "node": nothing, "place": nothing + automata.FREE}
+        carry |= {"state": self._packed([read(variable) for variable in self._state]), "seen": read(self._seen), "fresh": read(self._fresh)}
+        carry["history"] = tf.ensure_shape(self._history, [None, batch])
+        shape = [MOST_STEPS, batch or tf.shape(whole)[1]]
+        carry |= {"noting": noting, "logprobs": tf.zeros(shape), "top_ids": tf.zeros([*shape, self._alternatives], tf.int32)}
+        carry["top_logprobs"] = tf.zeros([*shape, self._alternatives])
+        rules = Rules(end_id=self._end_id, bias=read(self._bias))
+        carry = advance(self._decoder, carry, knobs, rules, room=numbers["room"], until=steps)
+        for variable, part in zip(self._state, tf.nest.flatten(carry["state"]), strict=True):
+            variable.assign(part)
+        for name, variable in (("history", self._history), ("seen", self._seen), ("fresh", self._fresh)):
+            variable.assign(carry[name])
+        last = tf.minimum(position + 1 + tf.range(MOST_STEPS), tf.shape(carry["history"])[0] - 1)
+        drawn = tf.concat([tf.gather(carry["history"], last), tf.stack([carry[name] for name in _CHANGING])], axis=0)
+        return [drawn, *(carry[name] for name in _KEPT)]
+
+
+def _part(ids: np.ndarray, reason: int, kept: list[np.ndarray], number: int, top_logprobs: int | None) -> Continuation:
+    """What a row drew, of the steps of all rows."""
+    extra = {}
+    if top_logprobs is not None:
+        logprobs, top_ids, top = (part[: len(ids), number].tolist() for part in kept)
+        extra["logprobs"] = logprobs
+        extra["alternatives"] = [list(zip(*pair, strict=True))[:top_logprobs] for pair in zip(top_ids, top, strict=True)]
+    return Continuation(ids.tolist(), FINISH_REASONS[reason] if reason >= 0 else "", **extra)

@@ -1,0 +1,307 @@
+"""Texts for many callers at once: a thread that draws them together, over an export.
+
+Callers submit a prompt from any thread and get the text piece by piece. What waits joins the running batch between two steps
+(`keras_lm.generation.continuous`); who goes away leaves it there. Nothing that one caller does holds up another: pieces are handed on and
+not waited for.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import tensorflow as tf
+
+from keras_lm import cleaning, tokenizers
+from keras_lm.errors import UserError
+from keras_lm.export import layout
+from keras_lm.export.decoder import ExportedDecoder
+from keras_lm.generation.continuous import MOST_STEPS, ContinuousBatch
+from keras_lm.generation.pieces import TextStream
+from keras_lm.generation.sampler import Continuation
+from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.text import Token, check_length, prompt_ids, token_biases, written_tokens
+
+CANCELLED, ERROR = "cancelled", "error"
+"""Why a text ended, besides `FINISH_REASONS`: its ticket was cancelled, or a step failed."""
+
+_CALL_SECONDS = 0.05  # texts go on for this long between two chances to join
+
+_log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """As many requests wait as may."""
+
+
+class EngineClosed(Exception):
+    """The engine takes no more requests."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """What came of a text since the last piece.
+
+    Attributes:
+        text: May be empty: bytes of a character that is not whole wait, and so does what may become a stop string.
+        tokens: With their log-probabilities; empty where `top_logprobs` did not ask for them.
+        num_tokens: How many tokens were drawn.
+        finish_reason: In the last piece, one of `FINISH_REASONS`, `"cancelled"` or `"error"`; else empty.
+    """
+
+    text: str
+    tokens: list[Token]
+    num_tokens: int
+    finish_reason: str = ""
+
+
+class Ticket:
+    """A request that was taken.
+
+    Attributes:
+        num_prompt_tokens: Of the prompt, the start token included.
+    """
+
+    def __init__(self, ids: list[int], settings: SamplingSettings, bias: dict[int, float], text: TextStream, deliver: Callable):
+        self.num_prompt_tokens = len(ids)
+        self._ids, self._settings, self._bias, self._text, self._deliver = ids, settings, bias, text, deliver
+        self._stop = [stop.encode() for stop in settings.stop]
+        self._tail = b""  # what a stop string may have begun in
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Frees the row at the next step; a last piece says `"cancelled"`. Of a text that has ended nothing happens."""
+        self._cancelled = True
+
+    def _take(self, part: Continuation, pieces: Sequence[bytes]) -> Piece:
+        """The piece that a part of the ids is. The token that completes a stop string is the last one, as in the sampler."""
+        count = next((number for number, token in enumerate(part.ids, 1) if self._stops_at(pieces[token])), None)
+        kept = lambda values: values and values[:count]
+        part = Continuation(part.ids[:count], "", kept(part.logprobs), kept(part.alternatives)) if count else part
+        text = self._text.feed(part.ids)
+        ends = count or self._text.stopped or part.finish_reason
+        text += self._text.finish() if ends else ""
+        tokens = [] if part.logprobs is None else written_tokens(pieces, part)
+        return Piece(text, tokens, len(part.ids), "stop" if count or self._text.stopped else part.finish_reason)
+
+    def _stops_at(self, piece: bytes) -> bool:
+        if not self._stop:
+            return False
+        written = self._tail + piece
+        self._tail = written[-max(map(len, self._stop)) :]
+        # What was there before has no stop string in it, or the text would have ended.
+        return any(stop in written for stop in self._stop)
+
+
+class Engine:
+    """Draws texts for many callers with the language model of an export.
+
+    Args:
+        folder: One version's folder.
+        max_batch: The most texts drawn at a time.
+        max_queue: The most requests that wait.
+        xla: Whether XLA compiles it, all of it while it loads: drawing is faster, and loading slower.
+        progress: Is told what is being done while it loads.
+
+    Attributes:
+        name: Of the export.
+        context_length: The most tokens of a prompt and its text, or `None` where the model has no bound
+            (`keras_lm.generation.continuous.LONGEST` bounds it then).
+        vocabulary_size: How many tokens there are.
+        tokenizer: The one that the model was trained with.
+
+    Raises:
+        UserError: no export, or one that does not go on with a prompt.
+
+    Example: `Engine("saved_models/quickstart/1").submit("我们", SamplingSettings(seed=1), print)`
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        max_batch: int = 32,
+        max_queue: int = 256,
+        xla: bool = True,
+        progress: Callable[[str], None] | None = None,
+    ):
+        version, metadata = layout.find(folder)
+        self.name = version.resolve().parent.name
+        if "step" not in metadata["signatures"]:
+            raise UserError(f"{self.name} does not go on with prompts ({metadata['model']}): ask its signatures, by :predict")
+        tell = progress or (lambda line: None)
+        tell(f"loading {version}")
+        decoder = ExportedDecoder(version, metadata)
+        self.context_length, self.vocabulary_size = decoder.context_length, decoder.vocabulary_size
+        self.tokenizer = tokenizers.load(version / layout.TOKENIZER)
+        self.max_queue = max_queue
+        clean, documents = cleaning.compose(metadata["clean"]), metadata["documents"]
+        read = lambda texts: prompt_ids(self.tokenizer, clean(texts), documents)
+        self._ids_of = tf.function(read, [tf.TensorSpec([None], tf.string)], autograph=False)
+        self._pieces = self.tokenizer.pieces()
+        of_tokenizer = {"end_id": self.tokenizer.end_id, "never": self.tokenizer.never}
+        self._batch = ContinuousBatch(decoder, **of_tokenizer, max_batch=max_batch, jit_compile=xla and decoder.compiles)
+        self._batch.warm_up(tell)
+        self._waiting: collections.deque[Ticket] = collections.deque()
+        self._running: dict[int, Ticket] = {}
+        self._keys = itertools.count()
+        self._step_seconds = 0.0
+        self._closing = self._leaving = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name=f"engine of {self.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def running(self) -> int:
+        """How many texts are being drawn."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a row."""
+        return len(self._waiting)
+
+    def count_tokens(self, prompt: str) -> int:
+        """How many tokens the model reads of a prompt, the start token included."""
+        return len(self._ids(prompt))
+
+    def submit(self, prompt: str, settings: SamplingSettings, deliver: Callable[[Piece], None]) -> Ticket:
+        """Takes a request and returns at once.
+
+        Args:
+            prompt: What is gone on with.
+            settings: How to sample; one sample, and no `allow`.
+            deliver: Is given the pieces, in the engine's thread, which it must not block. One that fails ends its text.
+
+        Raises:
+            UserError: a prompt that is too long, a setting that is not known here, a bias for text that is not one token.
+            QueueFull: as many wait as may.
+            EngineClosed: it takes no more.
+        """
+        if settings.num_samples != 1:
+            raise UserError(f"num_samples must be 1 for a request, got {settings.num_samples}: send several")
+        if settings.allow:
+            raise UserError("a server knows no allow: generate from the run folder")
+        settings = dataclasses.replace(settings, stop=tuple(map(_valid, settings.stop)))
+        ids = self._ids(prompt)
+        check_length(prompt, len(ids), self._batch.context)
+        text = TextStream(self._pieces, settings.stop)
+        ticket = Ticket(ids, settings, token_biases(self.tokenizer, settings), text, deliver)
+        with self._changed:
+            if self._closing:
+                raise EngineClosed(f"{self.name} takes no more requests")
+            if len(self._waiting) >= self.max_queue:
+                raise QueueFull(f"{len(self._waiting)} requests wait already, which is the most")
+            self._waiting.append(ticket)
+            self._changed.notify()
+        return ticket
+
+    def close(self, finish: bool = True, timeout: float | None = None) -> None:
+        """Takes no more requests, and ends.
+
+        Args:
+            finish: Whether what runs and waits is finished first; otherwise it is cancelled.
+            timeout: Seconds after which what is not finished is cancelled; default none.
+        """
+        for leaving in (not finish, True):
+            with self._changed:
+                self._closing, self._leaving = True, leaving
+                self._changed.notify()
+            self._thread.join(timeout)
+            if not self._thread.is_alive():
+                return
+
+    def _ids(self, prompt: str) -> list[int]:
+        return self._ids_of(tf.constant([_valid(prompt)])).to_list()[0]
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._running or self._closing)
+                if self._closing and not self._waiting and not self._running:
+                    return
+            self._let_go()
+            self._let_in()
+            self._step()
+
+    def _let_go(self) -> None:
+        """Of those who went away."""
+        for key, ticket in list(self._running.items()):
+            if ticket._cancelled or self._leaving:
+                self._batch.leave(key)
+                self._end(key, CANCELLED)
+        with self._changed:
+            gone = [ticket for ticket in self._waiting if ticket._cancelled or self._leaving]
+            for ticket in gone:
+                self._waiting.remove(ticket)
+        for ticket in gone:
+            self._hand_on(ticket, Piece("", [], 0, CANCELLED))
+
+    def _let_in(self) -> None:
+        """Those who wait, as long as there is room, and for a while where others would wait for it."""
+        began = time.monotonic()
+        while self._waiting and self._batch.free and (not self._running or time.monotonic() - began < _CALL_SECONDS):
+            ticket = self._waiting.popleft()
+            try:
+                prompt = self._batch.read(ticket._ids)
+            except Exception:
+                _log.exception("reading a prompt of %d tokens failed", len(ticket._ids))
+                self._hand_on(ticket, Piece("", [], 0, ERROR))
+                continue
+            key = next(self._keys)
+            self._running[key] = ticket
+            with self._failures():
+                self._batch.join(key, prompt, ticket._settings, ticket._bias)
+
+    def _step(self) -> None:
+        if not self._running:
+            return
+        steps = MOST_STEPS if not self._step_seconds else max(1, min(MOST_STEPS, int(_CALL_SECONDS / self._step_seconds)))
+        if self._waiting and not self._batch.free:
+            steps = min(steps, self._batch.soonest)
+        began, parts = time.monotonic(), {}
+        with self._failures():
+            parts = self._batch.step(steps)
+        self._step_seconds = (time.monotonic() - began) / steps
+        for key, part in parts.items():
+            ticket = self._running[key]
+            piece = ticket._take(part, self._pieces)
+            if not self._hand_on(ticket, piece) or piece.finish_reason:
+                self._batch.leave(key)
+                del self._running[key]
+
+    @contextlib.contextmanager
+    def _failures(self) -> Iterator[None]:
+        """What fails here ends the texts that are being drawn, and no other."""
+        try:
+            yield
+        except Exception:
+            _log.exception("a step of %d texts failed", len(self._running))
+            for key in list(self._running):
+                self._end(key, ERROR)
+            with contextlib.suppress(tf.errors.OpError):  # still no memory: the next step fails, and it is tried again
+                self._batch.reset()
+
+    def _end(self, key: int, reason: str) -> None:
+        self._hand_on(self._running.pop(key), Piece("", [], 0, reason))
+
+    @staticmethod
+    def _hand_on(ticket: Ticket, piece: Piece) -> bool:
+        try:
+            ticket._deliver(piece)
+        except Exception:
+            _log.exception("a piece could not be handed on")
+            return False
+        return True
+
+
+def _valid(text: str) -> str:
+    """The text with U+FFFD for halves of surrogate pairs, which JSON can hold and UTF-8 cannot."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

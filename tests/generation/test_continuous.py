@@ -1,0 +1,131 @@
+import random
+
+import numpy as np
+import pytest
+
+from keras_lm.generation.continuous import ContinuousBatch
+from keras_lm.generation.sampler import Sampler
+from keras_lm.generation.settings import SamplingSettings
+from keras_lm.generation.state import Decoder
+from tests.test_models import build
+
+IDS = {"end_id": 3, "never": (0, 1, 2)}
+
+
+def model_of(name):
+    """Sharper than an untrained one, so that a wrong state shows."""
+    model = build(name)
+    model.set_weights([weights * 3 for weights in model.get_weights()])
+    return model
+
+
+def some_settings(rng, number):
+    return SamplingSettings(
+        max_new_tokens=(most := rng.randrange(1, 30)),
+        min_new_tokens=rng.randrange(most),
+        temperature=rng.choice([0.0, 0.7, 1.0]),
+        top_k=rng.choice([0, 5]),
+        top_p=rng.choice([1.0, 0.8]),
+        repetition_penalty=rng.choice([1.0, 1.3]),
+        frequency_penalty=rng.choice([0.0, 0.5]),
+        no_repeat_ngram_size=rng.choice([0, 2]),
+        top_logprobs=rng.choice([None, 3]),
+        when_full=rng.choice(["stop", "slide"]),
+        seed=number,
+    )
+
+
+def drawn_together(batch, wanted, rng, leave=()):
+    """What comes of the texts, each of which joins at a time of its own; those in `leave` are taken out before their end."""
+    waiting, parts, ended = list(wanted), {}, set()
+    while waiting or batch.running:
+        while waiting and batch.free and rng.random() < 0.6:
+            key = waiting.pop(0)
+            prompt, settings, bias = wanted[key]
+            batch.join(key, batch.read(prompt), settings, bias)
+        for key, part in batch.step(rng.choice([1, 3, 8])).items():
+            assert key not in ended
+            parts[key] = parts[key] + part if key in parts else part
+            if part.finish_reason:
+                ended.add(key)
+            elif key in leave:
+                batch.leave(key)
+                ended.add(key)
+    return parts
+
+
+def check_equal(sampler, wanted, parts):
+    for key, (prompt, settings, bias) in wanted.items():
+        (alone,) = sampler.generate([prompt], settings, bias=bias)
+        assert (parts[key].ids, parts[key].finish_reason) == (alone.ids, alone.finish_reason), settings
+        if settings.top_logprobs is None:
+            assert parts[key].logprobs is parts[key].alternatives is None
+        else:
+            np.testing.assert_allclose(parts[key].logprobs, alone.logprobs, atol=1e-4)
+            assert [len(others) for others in parts[key].alternatives] == [3] * len(alone.ids)
+            assert [others[0][0] for others in parts[key].alternatives] == [others[0][0] for others in alone.alternatives]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lstm", "transformer", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gru", "transformer-gpt2", "transformer-llama"))],
+)
+def test_a_text_is_the_one_it_would_be_alone(name):
+    """Whenever it joins, whoever else is there, in a context of 16 tokens that most texts fill."""
+    model, rng = model_of(name), random.Random(1)
+    wanted = {}
+    for number in range(12):
+        bias = {7: 2.0, 9: float("-inf")} if number % 2 else {}
+        wanted[number] = ([rng.randrange(4, 20) for _ in range(rng.randrange(1, 15))], some_settings(rng, number), bias)
+    batch = ContinuousBatch(Decoder(model), **IDS, max_batch=5, jit_compile=False)
+    leaving = {"a": wanted[0], "b": wanted[5]}
+    parts = drawn_together(batch, {**leaving, **wanted}, rng, leave=leaving)
+    check_equal(Sampler(model, **IDS, jit_compile=False), wanted, parts)
+    assert batch.running == 0
+
+
+@pytest.mark.parametrize("name", ["gru", pytest.param("transformer", marks=pytest.mark.slow)])
+def test_the_same_compiled_by_xla(name):
+    model, rng = model_of(name), random.Random(2)
+    wanted = {number: ([5, 6, 7 + number], some_settings(rng, number), None) for number in range(4)}
+    batch = ContinuousBatch(Decoder(model), **IDS, max_batch=2)
+    check_equal(Sampler(model, **IDS, jit_compile=False), wanted, drawn_together(batch, wanted, rng))
+
+
+def test_a_long_prompt_moves_those_that_run_and_a_long_text_runs_past_the_slots():
+    model = model_of("transformer")
+    batch = ContinuousBatch(Decoder(model), **IDS, max_batch=4, jit_compile=False)
+    settings = SamplingSettings(max_new_tokens=14, min_new_tokens=14, seed=1)
+    wanted = {number: ([5, *[6 + number] * (12 * (number % 2))], settings, None) for number in range(12)}
+    parts = drawn_together(batch, wanted, random.Random(3))
+    check_equal(Sampler(model, **IDS, jit_compile=False), wanted, parts)
+
+
+def test_a_batch_is_as_large_as_it_has_to_be():
+    batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, max_batch=5, jit_compile=False)
+    settings = SamplingSettings(max_new_tokens=60, min_new_tokens=60)
+    for number in range(5):
+        batch.join(number, batch.read([5]), settings)
+    assert (batch.running, batch.free, len(batch.step(1))) == (5, 0, 5)
+    with pytest.raises(ValueError, match="the batch is full: 5 texts"):
+        batch.join("one more", batch.read([5]), settings)
+    for number in range(4):
+        batch.leave(number)
+    batch.leave("who was never there")
+    assert (batch.running, batch.free) == (1, 4)
+    sizes = {len(batch._rows)}
+    while batch.running:
+        batch.step(1)
+        sizes.add(len(batch._rows))
+    assert sizes == {5, 1}
+    assert batch.step() == {}
+
+
+def test_what_cannot_be_read():
+    batch = ContinuousBatch(Decoder(model_of("transformer")), **IDS, jit_compile=False)
+    with pytest.raises(ValueError, match="a prompt has no tokens"):
+        batch.read([])
+    with pytest.raises(ValueError, match="a prompt has 16 tokens; the context of 16 leaves room for 15"):
+        batch.read([5] * 16)
+    with pytest.raises(ValueError, match="max_batch must be at least 1, got 0"):
+        ContinuousBatch(Decoder(model_of("gru")), **IDS, max_batch=0)
