@@ -189,7 +189,7 @@ def draw(rows: list[Row], path: Path) -> None:
             axis.errorbar(places, [statistics.mean(row.values) for row in line], spread, marker="o", capsize=3, label=f"from {start}")
         axis.set(title=case, xlabel="labels", ylabel=own[0].score.replace("_", " "))
         axis.grid(alpha=0.3)
-    axes[0, 0].legend()
+        axis.legend()
     write_figure(figure, path)
 
 
