@@ -102,7 +102,7 @@ def test_help_answers_in_under_a_second(arguments):
         (["train", "--ema", "1"], "ema must be at least 0 and under 1, got 1.0"),
         (["generate", "nosuch", "--prompt", "a"], "no such run: nosuch"),
         (["generate", ".", "--prompt", "a"], "holds neither a run (settings.yaml) nor an export (saved_model.pb)"),
-        (["generate", "nosuch"], "the following arguments are required: --prompt"),
+        (["generate", "nosuch"], "give one of --prompt TEXT, --from-prior and --between TEXT TEXT"),
         (["generate", "nosuch", "--prompt", ""], "the prompt is empty: give at least one character"),
         (["generate", "nosuch", "--prompt", "a", "--top-p", "0"], "top_p must be over 0 and at most 1, got 0.0"),
         (["generate", "nosuch", "--prompt", "a", "--top-p", "2"], "top_p must be over 0 and at most 1, got 2.0"),
