@@ -41,7 +41,7 @@ _WIDTHS = (16, 32, 64, 128, 256, 1024, 4096, 16384, 65536)
 """Of prompts, padded: reading a few takes as long as reading 16."""
 _FEWEST_SLOTS = 256
 _SLACK = 64  # slots that are left at least when all rows are moved: moving copies the caches
-_PATIENCE = 32  # calls for which a smaller batch must do before it is made smaller
+_PATIENCE = 4  # calls for which a smaller batch must do before it is made smaller
 
 _BY_ROW = ("padding", "token", "salt", "length", "reason", "room")
 _CHANGING = ("token", "length", "reason")
@@ -169,13 +169,13 @@ class ContinuousBatch:
         for width, slots in prompts if self._jit_compile else prompts[:1]:
             progress(f"reading {width} tokens")
             self._slots = slots
-            prompt = self.read([self._end_id] * width)
+            self.read([self._end_id] * width)
         sizes = list(itertools.product(self._batches, self._slot_counts))
         for batch, slots in sizes if self._jit_compile else sizes[:1]:
             progress(f"drawing {batch} texts in {slots} slots")
             self._arrange(batch, 0, slots)
             self._draw(0, False)
-            self._put(0, prompt, self._never)
+            self._put(0, self.read([self._end_id]), self._never)
         self.reset()
 
     def read(self, ids: Sequence[int]) -> Prompt:
@@ -272,11 +272,16 @@ class ContinuousBatch:
             self._unneeded = 0
 
     def _arrange(self, batch: int, position: int, slots: int | None = None) -> None:
-        """Moves all texts to another position, in a batch and a number of slots that may be others; those that run come first."""
+        """Moves all texts to another position, in a batch and a number of slots that may be others.
+
+        Rows keep their places, but in a smaller batch, where those that run come first.
+        """
         shift = self._position - position
         if slots is None:
             slots = next((size for size in self._slot_counts if size - position >= _SLACK), self._slot_counts[-1])
-        order = sorted(range(len(self._rows)), key=lambda number: self._rows[number] is None)[:batch]
+        order = list(range(len(self._rows)))
+        if batch < len(order):
+            order = sorted(order, key=lambda number: self._rows[number] is None)[:batch]
         rows = np.array(order + [0] * (batch - len(order)))
         self._resize(*(tf.constant(value, tf.int32) for value in (rows, shift, slots)))
         self._numbers = {name: values[rows] for name, values in self._numbers.items()}

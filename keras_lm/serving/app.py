@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import logging
 import re
 import types
@@ -18,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from keras_lm.errors import UserError
 from keras_lm.serving import gate, openai_api, rest
+from keras_lm.serving.engine import EngineClosed
 from keras_lm.serving.metrics import Metrics
 from keras_lm.serving.refusing import Refused, queue_full, read_body, shutting_down, too_slow
 from keras_lm.serving.settings import Limits
@@ -216,30 +218,40 @@ class _Server:
         if asked.model not in self._models:
             message = f"The model {asked.model[:100]!r} does not exist: there is {', '.join(self._models)}"
             raise Refused(404, message, param="model", code="model_not_found")
-        version = self._models[asked.model].choose()
-        if version.engine is None:
-            message = f"{asked.model} does not go on with prompts: ask its signatures, at /v1/models/{asked.model}:predict"
-            raise Refused(400, message, param="model", code="model_not_supported")
         drawing = Drawing(self._limits, self._metrics, bounded=bool(asked.stream))
-        answer = answering(asked, version, self._limits, drawing)
+        begun = functools.partial(self._begun, asked, answering, drawing)
         try:
             if asked.stream:
-                first = await while_connected(request, self._first(answer, drawing))
+                answer, first = await while_connected(request, self._first(begun, drawing))
                 return EventStream(answer.events(first), drawing)
-            return JSONResponse(await while_connected(request, self._whole(answer)))
+            return JSONResponse(await while_connected(request, self._whole(begun)))
         except BaseException:
             drawing.cancel()
             raise
 
-    @staticmethod
-    async def _first(answer: openai_api.Answering, drawing: Drawing) -> Any:
-        await answer.begin()
-        return await drawing.next()
+    async def _begun(self, asked: Any, answering: Callable[..., openai_api.Answering], drawing: Drawing) -> openai_api.Answering:
+        """The answer, by a version that takes it: the next one where the first has been replaced just now."""
+        model, tried = self._models[asked.model], None
+        while (version := model.choose()) is not tried:
+            if version.engine is None:
+                message = f"{asked.model} does not go on with prompts: ask its signatures, at /v1/models/{asked.model}:predict"
+                raise Refused(400, message, param="model", code="model_not_supported")
+            answer, tried = answering(asked, version, self._limits, drawing), version
+            try:
+                await answer.begin()
+                return answer
+            except EngineClosed:
+                pass
+        raise shutting_down()
 
     @staticmethod
-    async def _whole(answer: openai_api.Answering) -> dict[str, Any]:
-        await answer.begin()
-        return await answer.whole()
+    async def _first(begun: Callable[[], Awaitable[openai_api.Answering]], drawing: Drawing) -> tuple[openai_api.Answering, Any]:
+        answer = await begun()
+        return answer, await drawing.next()
+
+    @staticmethod
+    async def _whole(begun: Callable[[], Awaitable[openai_api.Answering]]) -> dict[str, Any]:
+        return await (await begun()).whole()
 
     def _place(self, request: Request) -> tuple[Model, int | None, str | None]:
         """The model, version and label of a path, in TF Serving's words where they are none."""

@@ -272,6 +272,7 @@ class Answering:
 
         Raises:
             Refused: they cannot be drawn.
+            EngineClosed: as `Drawing.submit`.
         """
         raise NotImplementedError
 

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from keras_lm.errors import UserError
 from keras_lm.generation.settings import SamplingSettings
-from keras_lm.serving.engine import CANCELLED, ERROR, EngineClosed, Piece, QueueFull
+from keras_lm.serving.engine import CANCELLED, ERROR, Piece, QueueFull
 from keras_lm.serving.metrics import Metrics
 from keras_lm.serving.refusing import Refused, queue_full, shutting_down, too_slow
 from keras_lm.serving.settings import Limits
@@ -49,7 +49,7 @@ class Drawing:
         self._came = asyncio.Event()
         self._waiting: collections.deque[tuple[int, Piece]] = collections.deque()
         self._tickets: list = []
-        self._left = 0
+        self._attempt = self._left = 0
         self._cut_off = False
         self._first_at: dict[int, float] = {}
         self._num_tokens: collections.Counter[int] = collections.Counter()
@@ -59,9 +59,11 @@ class Drawing:
         """Hands all texts to the engine, or none.
 
         Raises:
-            Refused: it takes them not: a prompt or setting that cannot be, a full queue, an engine that is closing.
+            Refused: it takes them not: a prompt or setting that cannot be, or a full queue.
+            EngineClosed: the version has been replaced, or the server is shutting down. Another version may be tried.
         """
-        self._left = len(wanted)
+        self._tickets, self._left = [], len(wanted)
+        self._attempt += 1
         try:  # in a thread, where a long prompt is made into tokens; not left before it ends, so that no ticket is lost
             await anyio.to_thread.run_sync(self._submit, version.engine, wanted)
         except BaseException as error:
@@ -69,8 +71,6 @@ class Drawing:
             if isinstance(error, QueueFull):
                 self._metrics.refused.inc()
                 raise queue_full(self._limits) from None
-            if isinstance(error, EngineClosed):
-                raise shutting_down() from None
             if isinstance(error, UserError):
                 raise Refused(400, str(error)) from None
             raise
@@ -82,14 +82,16 @@ class Drawing:
         for number, (prompt, settings) in enumerate(wanted):
             if len(prompt.encode()) >= most and (count := engine.count_tokens(prompt)) > most:
                 raise UserError(f"a prompt has {count} tokens: at most {most} are allowed")
-            self._tickets.append(engine.submit(prompt, settings, functools.partial(self._deliver, number)))
+            self._tickets.append(engine.submit(prompt, settings, functools.partial(self._deliver, self._attempt, number)))
 
-    def _deliver(self, number: int, piece: Piece) -> None:
+    def _deliver(self, attempt: int, number: int, piece: Piece) -> None:
         """In the engine's thread."""
         with contextlib.suppress(RuntimeError):  # a loop that has ended
-            self._loop.call_soon_threadsafe(self._put, number, piece)
+            self._loop.call_soon_threadsafe(self._put, attempt, number, piece)
 
-    def _put(self, number: int, piece: Piece) -> None:
+    def _put(self, attempt: int, number: int, piece: Piece) -> None:
+        if attempt != self._attempt:
+            return
         if piece.num_tokens:
             now = time.monotonic()
             if not self._first_at:

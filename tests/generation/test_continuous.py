@@ -101,6 +101,22 @@ def test_a_long_prompt_moves_those_that_run_and_a_long_text_runs_past_the_slots(
     check_equal(Sampler(model, **IDS, jit_compile=False), wanted, parts)
 
 
+def test_a_long_prompt_takes_a_free_row_between_others():
+    model, settings = model_of("transformer"), SamplingSettings(max_new_tokens=12, min_new_tokens=12, seed=1)
+    batch = ContinuousBatch(Decoder(model), **IDS, max_batch=4, jit_compile=False)
+    wanted = {number: ([5, 6 + number], settings, None) for number in range(3)} | {"long": ([7] * 12, settings, None)}
+    for number in range(3):
+        batch.join(number, batch.read(wanted[number][0]), settings)
+    parts = batch.step(1)
+    batch.leave(1)
+    batch.join("long", batch.read(wanted["long"][0]), settings)
+    while batch.running:
+        for key, part in batch.step().items():
+            parts[key] = parts[key] + part if key in parts else part
+    del wanted[1]
+    check_equal(Sampler(model, **IDS, jit_compile=False), wanted, parts)
+
+
 def test_a_batch_is_as_large_as_it_has_to_be():
     batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, max_batch=5, jit_compile=False)
     settings = SamplingSettings(max_new_tokens=60, min_new_tokens=60)

@@ -115,7 +115,9 @@ def test_they_are_those_of_captum(scale):
 
     found = integrate(value_and_gradient, inputs, np.zeros_like(inputs), tolerance=1e-5)
     x = torch.tensor(inputs[None])
-    theirs = captum.IntegratedGradients(score_of).attribute(x, torch.zeros_like(x), n_steps=20000, internal_batch_size=1000)
+    theirs = captum.IntegratedGradients(score_of).attribute(
+        x, torch.zeros_like(x), n_steps=20000, method="riemann_middle", internal_batch_size=20000
+    )
     np.testing.assert_allclose(found.attributions, theirs[0].sum(-1).numpy(), atol=1e-4)
     assert abs(found.gap) < 1e-5
 
