@@ -66,8 +66,9 @@ class ExportedDecoder:
         else:
             extend = self._loaded.extend_one if ids.shape[0] == 1 else self._loaded.extend
             outputs = extend(ids, start, padding, state)
-        # `step` lets memory grow, and so does not say that it has the shape it had.
-        return outputs["logits"], {name: tf.ensure_shape(outputs[name], state[name].shape) for name in self._shapes}
+        # `step` takes any number of rows and lets memory grow, and so does not say that shapes stay what they were.
+        logits = tf.ensure_shape(outputs["logits"], [ids.shape[0], self.vocabulary_size])
+        return logits, {name: tf.ensure_shape(outputs[name], state[name].shape) for name in self._shapes}
 
     def moved(self, state: State, shift: tf.Tensor, length: int | tf.Tensor) -> State:
         """As `Decoder.moved`."""
