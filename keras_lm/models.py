@@ -10,7 +10,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -359,3 +360,21 @@ def run_layers(
     if not hasattr(model, "_run_through_graph"):
         raise ValueError(f"{model.name} is neither Sequential nor Functional, so its layers cannot be followed")
     return model._run_through_graph(inputs, operation_fn=enter)
+
+
+def call_layer(layer: keras.Operation, inputs: Sequence[Any], given: Mapping[str, Any], training: bool) -> Any:
+    """A layer as `run_layers` calls it, told whether dropout acts where it wants to know.
+
+    Args:
+        layer: The layer.
+        inputs: What it is called with by place.
+        given: What it is called with by name; a `training` among it is not heard.
+        training: Whether dropout acts.
+
+    Example:
+
+    >>> call_layer(keras.layers.Dropout(0.5), [tf.ones([2])], {"training": None}, training=False).numpy().tolist()
+    [1.0, 1.0]
+    """
+    told = {"training": training} if getattr(layer, "_call_has_training_arg", False) else {}
+    return layer(*inputs, **{**given, **told})

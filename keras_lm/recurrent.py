@@ -26,7 +26,7 @@ import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext  # nothing public says whether XLA compiles
 
 from keras_lm.dropout import hash_dropout
-from keras_lm.models import run_layers
+from keras_lm.models import call_layer, run_layers
 
 States = dict[str, list[tf.Tensor]]
 """By layer name, the states of a recurrent layer: `[h]`, or `[h, c]` of an LSTM, each `(batch, hidden_dim)`."""
@@ -128,9 +128,7 @@ def _walk(model: keras.Model, ids: tf.Tensor, states: States | None, training: b
                     return recurrent(inputs[0], kwargs.get("initial_state"))
             if training and type(layer) is keras.layers.Dropout and layer.noise_shape is None:
                 return hash_dropout(layer, inputs[0])
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = training
-            outputs = layer(*inputs, **kwargs)
+            outputs = call_layer(layer, inputs, kwargs, training)
             if _is_small(layer):
                 looked_up[id(outputs)] = outputs, layer, inputs[0]
             return outputs

@@ -1,1 +1,1 @@
-"""Looking inside trained models: memory over distance, recall, the states of a word in its contexts."""
+"""Looking inside trained models: memory over distance, recall, states, gates, attention, what tokens count for, what each layer says."""

@@ -25,7 +25,7 @@ from keras_lm.generation.pieces import TextStream
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.text import TextGenerator, source_ids
 from keras_lm.layers import PositionEmbedding, TransformerBlock
-from keras_lm.models import encoder_of, run_layers
+from keras_lm.models import call_layer, encoder_of, run_layers
 from keras_lm.token_names import token_names
 from keras_lm.tokenizer_base import Tokenizer
 
@@ -309,9 +309,7 @@ def _walk(model: keras.Model, inputs: Sequence[tf.Tensor]) -> _Walk:
                 return tell(layer.name, _run_block(layer, tell, *args, **kwargs))
             if hasattr(layer, "weights_of"):
                 return tell(layer.name, _run_attention(layer, layer.name, tell, *args, **kwargs))
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = False
-            outputs = layer(*args, **kwargs)
+            outputs = call_layer(layer, args, kwargs, training=False)
             is_new = isinstance(layer, keras.Layer) and not isinstance(layer, keras.layers.Dropout)
             return tell(layer.name, outputs) if is_new and tf.is_tensor(outputs) else outputs
 

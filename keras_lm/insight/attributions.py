@@ -31,7 +31,7 @@ import tensorflow as tf
 
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.insight.reading import Reader, Reading
-from keras_lm.models import run_layers
+from keras_lm.models import call_layer, run_layers
 from keras_lm.ngram_logits import NgramLogits
 from keras_lm.recurrent import run_model
 from keras_lm.similar import spearman
@@ -276,9 +276,7 @@ def _through(model: keras.Model, ids: tf.Tensor, points: tf.Tensor | None) -> tu
             if isinstance(layer, keras.layers.Embedding) and not vectors:
                 vectors.append(layer(*inputs) if points is None else tf.cast(points, layer.compute_dtype))
                 return vectors[0]
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = False
-            return layer(*inputs, **kwargs)
+            return call_layer(layer, inputs, kwargs, training=False)
 
         return called
 

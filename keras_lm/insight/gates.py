@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras_lm.cells import gru_step, lstm_step, simple_rnn_step
 from keras_lm.errors import UserError, unknown_name
 from keras_lm.insight.reading import Reader
-from keras_lm.models import run_layers
+from keras_lm.models import call_layer, run_layers
 from keras_lm.recurrent_attention import ReverseText
 from keras_lm.training.run import Run
 
@@ -165,11 +165,9 @@ def _recurrent_inputs(model: keras.Model, ids: tf.Tensor) -> list[tuple[keras.la
 
     def replace(layer: keras.Operation) -> Callable:
         def called(*inputs: Any, **kwargs: Any) -> Any:
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = False
             if isinstance(layer, keras.layers.RNN):
                 found.append((layer, tf.cast(inputs[0][0], tf.float32).numpy(), any(inputs[0] is one for one in turned)))
-            outputs = layer(*inputs, **kwargs)
+            outputs = call_layer(layer, inputs, kwargs, training=False)
             if isinstance(layer, ReverseText):
                 turned.append(outputs)
             return outputs

@@ -26,7 +26,7 @@ import tensorflow as tf
 from keras_lm.errors import UserError
 from keras_lm.insight.reading import Reader
 from keras_lm.layers import TransformerBlock
-from keras_lm.models import run_layers
+from keras_lm.models import call_layer, run_layers
 from keras_lm.training.run import Run
 
 
@@ -136,9 +136,7 @@ def _cut(model: keras.Model, ids: tf.Tensor, left_out: list[keras.Layer]) -> tf.
         def called(*inputs: Any, **kwargs: Any) -> Any:
             if any(layer is one for one in left_out):
                 return inputs[0]
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = False
-            return layer(*inputs, **kwargs)
+            return call_layer(layer, inputs, kwargs, training=False)
 
         return called
 

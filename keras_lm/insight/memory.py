@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm.errors import UserError
-from keras_lm.models import run_layers
+from keras_lm.models import call_layer, run_layers
 
 
 def input_gradients(model: keras.Model, ids: np.ndarray | tf.Tensor, position: int = -1, batch_size: int = 32) -> np.ndarray:
@@ -96,9 +96,7 @@ def _gradients(model: keras.Model, ids: tf.Tensor, position: int) -> tf.Tensor:
 
     def replace(layer: keras.Operation) -> Callable:
         def called(*inputs: object, **kwargs: object) -> tf.Tensor:
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = False
-            outputs = layer(*inputs, **kwargs)
+            outputs = call_layer(layer, inputs, kwargs, training=False)
             if isinstance(layer, keras.layers.Embedding) and not vectors:
                 tape.watch(outputs)
                 vectors.append(outputs)

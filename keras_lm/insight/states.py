@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm.errors import UserError
-from keras_lm.models import run_layers
+from keras_lm.models import call_layer, run_layers
 
 
 def layer_states(model: keras.Model, ids: np.ndarray | tf.Tensor) -> dict[str, np.ndarray]:
@@ -43,9 +43,7 @@ def layer_states(model: keras.Model, ids: np.ndarray | tf.Tensor) -> dict[str, n
 
     def replace(layer: keras.Operation) -> Callable:
         def called(*inputs: object, **kwargs: object) -> tf.Tensor:
-            if getattr(layer, "_call_has_training_arg", False):
-                kwargs["training"] = False
-            outputs = layer(*inputs, **kwargs)
+            outputs = call_layer(layer, inputs, kwargs, training=False)
             if not isinstance(layer, keras.layers.Dropout):
                 given.setdefault(layer.name, outputs)  # a tied output layer is the embedding: the first call counts
             return outputs

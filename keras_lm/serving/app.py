@@ -55,7 +55,7 @@ def create_app(
         poll_seconds: How often folders are looked at for new versions.
 
     Returns:
-        The application. Once `app.state.closing` is set, it refuses what comes.
+        The application. Once `app.state.gate.closing` is set, it refuses what comes.
 
     Example: `uvicorn.run(create_app([model], Limits()))`
     """

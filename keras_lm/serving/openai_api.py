@@ -69,9 +69,7 @@ class _Request(_Strict):
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     no_repeat_ngram_size: _Whole | None = None
-    logit_bias: Annotated[dict[str, Annotated[float, pydantic.Field(ge=-100, le=100)]], pydantic.Field(max_length=_MOST_BIASES)] | None = (
-        None
-    )
+    logit_bias: Annotated[dict[str, _Bias], pydantic.Field(max_length=_MOST_BIASES)] | None = None
     n: _Positive | None = None
     stop: _Stop | Annotated[list[_Stop], pydantic.Field(max_length=_MOST_STOPS)] | None = None
     seed: _Whole | None = None
@@ -249,14 +247,13 @@ class Answering:
         self._head = {"id": f"{self.prefix}{secrets.token_hex(12)}", "created": int(time.time()), "model": request.model}
         self._num_tokens = 0
 
-    def _check_number(self, prompts: int) -> int:
+    def _check_number(self, prompts: int) -> None:
         number = prompts * (self.request.n or 1)
         if number > self.limits.max_prompts:
             message = f"{number} texts are asked for: at most {self.limits.max_prompts} are allowed in a request"
             raise Refused(400, message, param="n" if prompts == 1 else "prompt", code="invalid_value")
         if self.request.stream_options is not None and not self.request.stream:
             raise Refused(400, "stream_options is only allowed when stream is true", param="stream_options", code="invalid_value")
-        return number
 
     async def _submit(self, prompts: Sequence[str], settings: SamplingSettings) -> None:
         number, given = self.request.n or 1, vars(settings)

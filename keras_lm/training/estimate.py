@@ -93,8 +93,8 @@ def estimate(run: Run, *, seconds: float = 3.0) -> Estimate:
     step_tokens = sum(tokens_in(*batch) for batch in batches) / _BATCHES
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     counted = make_train_step(model, optimizer, settings, jit_compile=False)
-    flops = {_shapes(batch): batch for batch in batches}
-    flops = {shapes: count_flops(counted, *batch, states) for shapes, batch in flops.items()}
+    of_each_shape = {_shapes(batch): batch for batch in batches}
+    flops = {shapes: count_flops(counted, *batch, states) for shapes, batch in of_each_shape.items()}
     evaluator = make_evaluator(settings, model)
     part, share = _beginning(tokens["validation"], settings)
     evaluator(part)  # compiles
