@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_lm import cleaning
 from keras_lm.errors import UserError
+from keras_lm.generation.state import moved_slots
 
 State = dict[str, tf.Tensor]
 """By the names of the `step` signature."""
@@ -72,12 +73,8 @@ class ExportedDecoder:
 
     def moved(self, state: State, shift: tf.Tensor, length: int | tf.Tensor) -> State:
         """As `Decoder.moved`."""
-
-        def move(name: str, part: tf.Tensor) -> tf.Tensor:
-            slots = tf.clip_by_value(tf.range(length) + shift, 0, tf.shape(part)[2] - 1)
-            return tf.gather(part, slots, axis=2)
-
-        return {name: move(name, part) if None in self._shapes[name] else part for name, part in state.items()}
+        grows = lambda name: None in self._shapes[name][1:]
+        return {name: moved_slots(part, 2, shift, length) if grows(name) else part for name, part in state.items()}
 
     def take_rows(self, state: State, rows: tf.Tensor) -> State:
         """As `Decoder.take_rows`."""

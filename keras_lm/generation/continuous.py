@@ -3,9 +3,9 @@
 The loop is `advance` of `keras_lm.generation.decode`, a few steps at a time. What is large (caches, history, counts, biases) lies in
 variables, which the compiled loop changes in place; what is a number a row stays outside, in NumPy.
 
-All rows draw at one slot, the position. A prompt is read by itself, padded to one of a few widths, and is put so that it ends there;
-what lies before it in its row counts as padding. Once the position comes to the end of the slots, all rows are moved back by the padding
-that they have in common. Batch sizes and numbers of slots are few, so that little is compiled.
+All rows draw at one slot, the position. Prompts are read apart from the batch, some at a time, padded to one of a few widths, and are put
+so that they end there; what lies before a text in its row counts as padding. Once the position comes to the end of the slots, all rows are
+moved back by the padding that they have in common. Batch sizes and numbers of slots are few, so that little is compiled.
 
 The random number of a token depends on seed, prompt and place alone, so a text is the one that it would be by itself.
 
@@ -28,7 +28,7 @@ from keras_lm.generation import automata
 from keras_lm.generation.decode import Carry, Knobs, Rules, advance, begin, bias_against, dtype_of
 from keras_lm.generation.sampler import Continuation, check_prompts
 from keras_lm.generation.settings import CONTEXT, FINISH_REASONS, MOST_LOGPROBS, SamplingSettings
-from keras_lm.generation.state import State
+from keras_lm.generation.state import State, moved_slots
 
 MOST_STEPS = 8
 """The most tokens that each row draws in one call of the compiled loop."""
@@ -37,8 +37,13 @@ LONGEST = 4096
 """The most tokens of prompt and text together, where the model itself has no bound."""
 
 _SIZES = (1, 4, 16)  # rows of a batch, below the largest
+TOGETHER = 8
+"""The most prompts that are read in one call."""
+
 _WIDTHS = (16, 32, 64, 128, 256, 1024, 4096, 16384, 65536)
 """Of prompts, padded: reading a few takes as long as reading 16."""
+_SHORT = 64  # to this width prompts are read together: eight of 16 take as long as three alone; longer ones gain little
+_FEW = 3  # prompts that are read one by one sooner than as `TOGETHER`
 _FEWEST_SLOTS = 256
 _SLACK = 64  # slots that are left at least when all rows are moved: moving copies the caches
 _PATIENCE = 4  # calls for which a smaller batch must do before it is made smaller
@@ -66,10 +71,27 @@ class Steps(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Prompt:
-    """A prompt that has been read, and what the model remembers of it."""
+class Newcomer:
+    """A text that is to begin.
 
-    ids: list[int]
+    Attributes:
+        key: What it is called in `ContinuousBatch.step` and `leave`.
+        ids: The prompt: at least one token, fewer than the batch's `context`.
+        settings: How to sample. Of `num_samples` and the fields that hold text nothing is known here.
+        bias: What is added to the logits of some ids; -inf forbids them.
+    """
+
+    key: Hashable
+    ids: Sequence[int]
+    settings: SamplingSettings
+    bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """What has been read together, and what the model remembers of it: rows behind the last newcomer's are to no purpose."""
+
+    newcomers: list[Newcomer]
     carry: Carry
 
 
@@ -98,9 +120,9 @@ class ContinuousBatch:
     >>> from keras_lm.generation.state import Decoder
     >>> from keras_lm.models import gru_lm
     >>> batch = ContinuousBatch(Decoder(gru_lm(50, embedding_dim=8, hidden_dim=8)), end_id=3, never=(0, 1, 2), max_batch=2)
-    >>> batch.join("first", batch.read([5, 6]), SamplingSettings(max_new_tokens=9, min_new_tokens=9))
+    >>> batch.join(batch.read([Newcomer("first", [5, 6], SamplingSettings(max_new_tokens=9, min_new_tokens=9))]))
     >>> drawn = batch.step(4)
-    >>> batch.join("second", batch.read([7]), SamplingSettings(max_new_tokens=2, min_new_tokens=2))
+    >>> batch.join(batch.read([Newcomer("second", [7], SamplingSettings(max_new_tokens=2, min_new_tokens=2))]))
     >>> {key: len(part.ids) for key, part in batch.step(4).items()}
     {'first': 4, 'second': 2}
     >>> batch.running
@@ -165,58 +187,81 @@ class ContinuousBatch:
             progress: Is told what comes next.
         """
         widths = sorted({min(width, self.context - 1) for width in _WIDTHS})
-        prompts = [(width, slots) for width, slots in itertools.product(widths, self._slot_counts) if width < slots]
-        for width, slots in prompts if self._jit_compile else prompts[:1]:
-            progress(f"reading {width} tokens")
+        reads = itertools.product(widths, self._slot_counts, (1, TOGETHER))
+        reads = [(width, slots, rows) for width, slots, rows in reads if width < slots and (rows == 1 or width <= _SHORT)]
+        for width, slots, rows in reads if self._jit_compile else reads[:1]:
+            progress(f"reading {rows} x {width} tokens")
             self._slots = slots
-            self.read([self._end_id] * width)
+            self._read_all([[self._end_id] * width] * rows)
         sizes = list(itertools.product(self._batches, self._slot_counts))
         for batch, slots in sizes if self._jit_compile else sizes[:1]:
             progress(f"drawing {batch} texts in {slots} slots")
             self._arrange(batch, 0, slots)
             self._draw(0, False)
-            self._put(0, self.read([self._end_id]), self._never)
+            for rows in (1, TOGETHER)[: 1 if batch == 1 else 2]:
+                self._put([0] * rows, [[self._end_id]] * rows, self._read_all([[self._end_id]] * rows), [self._never] * rows)
         self.reset()
 
-    def read(self, ids: Sequence[int]) -> Prompt:
-        """Reads a prompt; the texts that are being drawn stay as they are.
+    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
+        """Which of some prompts are best read together.
 
         Args:
-            ids: At least one, fewer than `context`.
+            lengths: Of each prompt, in tokens.
 
-        Raises:
-            ValueError: a prompt of no tokens, or of too many.
+        Returns:
+            Their numbers, in groups of `TOGETHER` at most, by the first of each.
         """
-        check_prompts([ids], self.context)
-        width = next(width for width in _WIDTHS if width >= len(ids)) if self._jit_compile else max(2, len(ids))
-        padded = np.zeros([1, width], np.int32)
-        padded[0, width - len(ids) :] = ids
-        slots = next(slots for slots in self._slot_counts if slots >= max(self._slots, len(ids)))
-        return Prompt(list(ids), self._read(tf.constant(padded), tf.constant([width - len(ids)]), tf.zeros([slots], tf.bool)))
+        by_width: dict[int, list[list[int]]] = {}
+        for number, length in enumerate(lengths):
+            groups = by_width.setdefault(_width(length), [])
+            if not groups or len(groups[-1]) == TOGETHER:
+                groups.append([])
+            groups[-1].append(number)
+        found: list[list[int]] = []
+        for width, groups in by_width.items():
+            for group in groups:
+                found += [group] if width <= _SHORT and len(group) > _FEW else [[number] for number in group]
+        return sorted(found)
 
-    def join(self, key: Hashable, prompt: Prompt, settings: SamplingSettings, bias: Mapping[int, float] | None = None) -> None:
-        """Lets a text begin, which is drawn from the next step on.
+    def read(self, newcomers: Sequence[Newcomer]) -> Prompts:
+        """Reads some prompts in one call; the texts that are being drawn stay as they are.
 
         Args:
-            key: What the text is called in `step` and `leave`.
-            prompt: What `read` gave.
-            settings: How to sample. Of `num_samples` and the fields that hold text it knows nothing.
-            bias: What is added to the logits of some ids; -inf forbids them.
+            newcomers: At most `TOGETHER`.
 
         Raises:
-            ValueError: the batch is full.
+            ValueError: a prompt of no tokens, or of too many; too many prompts.
         """
-        if not self.free:
-            raise ValueError(f"the batch is full: {self.max_batch} texts are being drawn")
-        if None not in self._rows:
-            self._arrange(next(size for size in self._batches if size > len(self._rows)), self._position)
-        number, bias_row = self._rows.index(None), self._never.copy()
-        for token, value in (bias or {}).items():
-            bias_row[token] += value
-        self._put(number, prompt, bias_row)
-        self._rows[number] = _Row(key, settings, list(prompt.ids))
-        self._set(number, **{name: getattr(settings, name) for name in Knobs.names()})
-        self._set(number, salt=prompt.carry["salt"].numpy()[0], length=0, reason=-1, room=self.context - len(prompt.ids))
+        if not 1 <= len(newcomers) <= TOGETHER:
+            raise ValueError(f"1 to {TOGETHER} prompts are read in one call, got {len(newcomers)}")
+        prompts = [list(newcomer.ids) for newcomer in newcomers]
+        check_prompts(prompts, self.context)
+        return Prompts(list(newcomers), self._read_all(prompts))
+
+    def join(self, prompts: Prompts) -> None:
+        """Lets texts begin, which are drawn from the next step on.
+
+        Args:
+            prompts: What `read` gave.
+
+        Raises:
+            ValueError: the batch has no room for them.
+        """
+        if len(prompts.newcomers) > self.free:
+            raise ValueError(f"the batch is full: {self.running} of {self.max_batch} texts are being drawn")
+        if (wanted := self.running + len(prompts.newcomers)) > len(self._rows):
+            self._arrange(next(size for size in self._batches if size >= wanted), self._position)
+        biases = [self._never.copy() for _ in prompts.newcomers]
+        for newcomer, bias in zip(prompts.newcomers, biases, strict=True):
+            for token, value in newcomer.bias.items():
+                bias[token] += value
+        numbers = [number for number, row in enumerate(self._rows) if row is None][: len(biases)]
+        self._put(numbers, [list(newcomer.ids) for newcomer in prompts.newcomers], prompts.carry, biases)
+        salts = prompts.carry["salt"].numpy()
+        for number, newcomer, salt in zip(numbers, prompts.newcomers, salts, strict=False):
+            self._rows[number] = _Row(newcomer.key, newcomer.settings, list(newcomer.ids))
+            self._set(number, **{name: getattr(newcomer.settings, name) for name in Knobs.names()})
+            self._set(number, salt=salt, length=0, reason=-1, room=self.context - len(newcomer.ids))
 
     def leave(self, key: Hashable) -> None:
         """Takes a text out before its end; one that is not there is not missed."""
@@ -251,7 +296,7 @@ class ContinuousBatch:
             if reason == CONTEXT and row.settings.when_full == "slide":
                 part = dataclasses.replace(part, finish_reason="")
                 window = row.text[-max(1, self.context // 2) :]
-                self._put(number, self.read(window))
+                self._put([number], [window], self._read_all([window]))
                 self._set(number, reason=-1, room=length + self.context - len(window))
             elif reason >= 0:
                 self._free(number)
@@ -292,24 +337,39 @@ class ContinuousBatch:
             if row is None:
                 self._free(number)
 
-    def _put(self, number: int, prompt: Prompt, bias: np.ndarray | None = None) -> None:
-        """Lets a text that was read end at the position; where it is longer, the others are moved back.
+    def _read_all(self, prompts: Sequence[list[int]]) -> Carry:
+        longest = max(map(len, prompts))
+        width = _width(longest) if self._jit_compile else max(2, longest)
+        rows = TOGETHER if self._jit_compile and len(prompts) > 1 else len(prompts)
+        padded, padding = np.zeros([rows, width], np.int32), np.zeros(rows, np.int32)
+        for number in range(rows):  # the last one fills what is left, and is then written over itself
+            ids = prompts[min(number, len(prompts) - 1)]
+            padding[number] = width - len(ids)
+            padded[number, padding[number] :] = ids
+        slots = next(slots for slots in self._slot_counts if slots >= max(self._slots, longest))
+        return self._read(tf.constant(padded), tf.constant(padding), tf.zeros([slots], tf.bool))
+
+    def _put(self, numbers: list[int], prompts: Sequence[list[int]], carry: Carry, biases: Sequence[np.ndarray] = ()) -> None:
+        """Lets texts that were read end at the position; where one is longer, the others are moved back.
 
         Args:
-            bias: Of a text that begins, `(vocabulary,)`; one that slides keeps it, and what it has counted.
+            biases: Of texts that begin, `(vocabulary,)` each; those that slide keep theirs, and what they have counted.
         """
-        size = len(prompt.ids) - 1
+        size = max(map(len, prompts)) - 1
         if size >= self._slots or (size > self._position and self.running):
             self._arrange(len(self._rows), size)
         elif not self.running:
             self._position = size
-        state, history = prompt.carry["state"], prompt.carry["history"]
+        state, history = carry["state"], carry["history"]
         if len(history) != self._slots + 1:  # others have come in between
             state, history = self._fitted(state, history, tf.constant(self._slots))
-        scalars = (tf.constant(value) for value in (number, self._position - size, bias is not None))
-        counts = prompt.carry["seen"], tf.constant(self._never if bias is None else bias)
-        self._write(*scalars, tf.nest.flatten(state), history, *counts)
-        self._set(number, padding=self._position - size, token=prompt.ids[-1])
+        of_rows = lambda values: list(values) + [values[-1]] * (history.shape[1] - len(values))
+        bias = np.stack(of_rows(biases or [self._never]))
+        begins = tf.constant(bool(biases))
+        rows, first = tf.constant(of_rows(numbers)), tf.constant(self._position - size)
+        self._write(rows, first, begins, tf.nest.flatten(state), history, carry["seen"], tf.constant(bias))
+        for number, ids in zip(numbers, prompts, strict=True):
+            self._set(number, padding=self._position - (len(ids) - 1), token=ids[-1])
 
     def _free(self, number: int) -> None:
         """Makes a row draw nothing, and no filter work for it."""
@@ -352,11 +412,11 @@ class ContinuousBatch:
     def _make_functions(self) -> None:
         number, flag, row = tf.TensorSpec([], tf.int32), tf.TensorSpec([], tf.bool), tf.TensorSpec([None], tf.int32)
         room = tf.TensorSpec([None], tf.bool)
-        self._read = self._compiled(self._read_row, tf.TensorSpec([1, None], tf.int32), tf.TensorSpec([1], tf.int32), room)
-        states = [tf.TensorSpec([1, *variable.shape[1:]], variable.dtype) for variable in self._state]
-        history, size = tf.TensorSpec([None, 1], tf.int32), self._decoder.vocabulary_size
-        counts = [tf.TensorSpec([1, size], tf.int32), tf.TensorSpec([size], tf.float32)]
-        self._write = self._compiled(self._write_row, number, number, flag, states, history, *counts)
+        self._read = self._compiled(self._read_rows, tf.TensorSpec([None, None], tf.int32), row, room)
+        states = [tf.TensorSpec(variable.shape, variable.dtype) for variable in self._state]
+        history, size = tf.TensorSpec([None, None], tf.int32), self._decoder.vocabulary_size
+        counts = [tf.TensorSpec([None, size], tf.int32), tf.TensorSpec([None, size], tf.float32)]
+        self._write = self._compiled(self._write_rows, row, number, flag, states, history, *counts)
         self._fitted = tf.function(self._fit, [self._packed(states), history, number], autograph=False)
         self._resize = tf.function(self._move, [row, number, number], autograph=False)
         self._advance = {}
@@ -368,18 +428,17 @@ class ContinuousBatch:
     def _compiled(self, function: Callable, *inputs: tf.TensorSpec) -> tf.types.experimental.PolymorphicFunction:
         return tf.function(function, list(inputs), jit_compile=self._jit_compile, autograph=False)
 
-    def _read_row(self, prompt: tf.Tensor, padding: tf.Tensor, room: tf.Tensor) -> Carry:
+    def _read_rows(self, prompt: tf.Tensor, padding: tf.Tensor, room: tf.Tensor) -> Carry:
         # XLA wants the number of slots when it compiles. The shape of an input is known then, the value of one is not.
         carry = begin(self._decoder, prompt, padding, slots=tf.shape(room)[0])
         return {name: carry[name] for name in ("state", "history", "seen", "salt")}
 
     def _fit(self, state: State, history: tf.Tensor, slots: tf.Tensor) -> tuple[State, tf.Tensor]:
-        kept = tf.minimum(tf.range(slots + 1), tf.shape(history)[0] - 1)
-        return self._decoder.moved(state, tf.constant(0), slots), tf.gather(history, kept)
+        return self._decoder.moved(state, tf.constant(0), slots), moved_slots(history, 0, 0, slots + 1)
 
-    def _write_row(
+    def _write_rows(
         self,
-        number: tf.Tensor,
+        numbers: tf.Tensor,
         first: tf.Tensor,
         begins: tf.Tensor,
         parts: list[tf.Tensor],
@@ -387,28 +446,20 @@ class ContinuousBatch:
         seen: tf.Tensor,
         bias: tf.Tensor,
     ) -> None:
-        """Puts what was read into a row, from slot `first` on. Assigned to a part of a variable, it would be copied; XLA need not."""
-
-        def put(variable: tf.Variable, row: tf.Tensor) -> None:
-            variable.assign(tf.tensor_scatter_nd_update(variable, [[number]], row))
-
-        def moved(part: tf.Tensor, axis: int) -> tf.Tensor:
-            slots = tf.shape(part)[axis]
-            return tf.gather(part, tf.clip_by_value(tf.range(slots) - first, 0, slots - 1), axis=axis)
-
+        """Puts what was read into rows, from slot `first` on. Assigned to a part of a variable, it would be copied; XLA need not."""
+        written = lambda before, rows: tf.tensor_scatter_nd_update(before, numbers[:, None], rows)
+        moved = lambda part, axis: moved_slots(part, axis, -first, tf.shape(part)[axis])
         for variable, part, grows in zip(self._state, parts, self._grows, strict=True):
-            put(variable, moved(part, 2) if grows else part)
-        here = tf.range(tf.shape(self._history)[1]) == number
-        self._history.assign(tf.where(here, moved(history, 0), self._history))
-        for variable, row in zip(self._by_token, (seen, tf.zeros_like(seen), bias[None]), strict=True):
-            put(variable, tf.where(begins, row, tf.gather(variable, [number])))
+            variable.assign(written(variable, moved(part, 2) if grows else part))
+        self._history.assign(tf.transpose(written(tf.transpose(self._history), tf.transpose(moved(history, 0)))))
+        for variable, rows in zip(self._by_token, (seen, tf.zeros_like(seen), bias), strict=True):
+            variable.assign(written(variable, tf.where(begins, rows, tf.gather(variable, numbers))))
 
     def _move(self, rows: tf.Tensor, shift: tf.Tensor, slots: tf.Tensor) -> None:
         state = self._decoder.moved(self._decoder.take_rows(self._packed(self._state), rows), shift, slots)
         for variable, part in zip(self._state, tf.nest.flatten(state), strict=True):
             variable.assign(part)
-        kept = tf.clip_by_value(tf.range(slots + 1) + shift, 0, tf.shape(self._history)[0] - 1)
-        self._history.assign(tf.gather(tf.gather(self._history, kept), rows, axis=1))
+        self._history.assign(tf.gather(moved_slots(self._history, 0, shift, slots + 1), rows, axis=1))
         for variable in self._by_token:
             variable.assign(tf.gather(variable, rows))
 
@@ -437,6 +488,10 @@ class ContinuousBatch:
         last = tf.minimum(position + 1 + tf.range(MOST_STEPS), tf.shape(carry["history"])[0] - 1)
         drawn = tf.concat([tf.gather(carry["history"], last), tf.stack([carry[name] for name in _CHANGING])], axis=0)
         return [drawn, *(carry[name] for name in _KEPT)]
+
+
+def _width(length: int) -> int:
+    return next(width for width in _WIDTHS if width >= length)
 
 
 def _part(ids: np.ndarray, reason: int, kept: list[np.ndarray], number: int, top_logprobs: int | None) -> Continuation:

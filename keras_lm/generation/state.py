@@ -154,10 +154,7 @@ class Decoder:
         """
 
         def move(name: str, part: tf.Tensor) -> tf.Tensor:
-            if not _grows(name, part):
-                return part
-            slots = tf.clip_by_value(tf.range(length) + shift, 0, tf.shape(part)[2] - 1)
-            return tf.gather(part, slots, axis=2)
+            return moved_slots(part, 2, shift, length) if _grows(name, part) else part
 
         return {
             layer.name: state[layer.name] if _is_recurrent(layer) else {name: move(name, part) for name, part in state[layer.name].items()}
@@ -236,6 +233,27 @@ class Decoder:
         encoder = lambda model: encode if model is self.encoder else None
         logits = tf.cast(run_layers(self.model, inputs, replace, encoder), tf.float32)
         return (logits[:, -1] if last_only else logits), state
+
+
+def moved_slots(part: tf.Tensor, axis: int, shift: int | tf.Tensor, length: int | tf.Tensor) -> tf.Tensor:
+    """A tensor with room for `length` slots on an axis, of which number i holds what was in number i + `shift`, or 0 where none was.
+
+    Args:
+        part: At least one axis; that of the slots may have any size.
+        axis: The slots'.
+        shift: Scalar; below 0 the tensor is moved towards the end.
+        length: Scalar; static for XLA.
+
+    Example:
+
+    >>> moved_slots(tf.constant([10, 11, 12]), 0, 1, 4).numpy().tolist(), moved_slots(tf.constant([10, 11, 12]), 0, -1, 2).numpy().tolist()
+    ([11, 12, 0, 0], [0, 10])
+    """
+    # Rolled, a row is copied whole; gathered, XLA looks up the slot of each number of it. A slice would be compiled for each `shift`.
+    axes = range(part.shape.rank)
+    filled = tf.pad(part, [[0, length] if number == axis else [0, 0] for number in axes])
+    rolled = tf.roll(filled, tf.clip_by_value(-shift, -tf.shape(part)[axis], length), axis)
+    return tf.slice(rolled, [0 for _ in axes], [length if number == axis else tf.shape(part)[number] for number in axes])
 
 
 def step_cell(

@@ -23,7 +23,7 @@ from keras_lm import cleaning, tokenizers
 from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.export.decoder import ExportedDecoder
-from keras_lm.generation.continuous import MOST_STEPS, ContinuousBatch
+from keras_lm.generation.continuous import MOST_STEPS, TOGETHER, ContinuousBatch, Newcomer
 from keras_lm.generation.pieces import TextStream
 from keras_lm.generation.sampler import Continuation
 from keras_lm.generation.settings import SamplingSettings
@@ -247,18 +247,28 @@ class Engine:
     def _let_in(self) -> None:
         """Those who wait, as long as there is room, and for a while where others would wait for it."""
         began = time.monotonic()
-        while self._waiting and self._batch.free and (not self._running or time.monotonic() - began < _CALL_SECONDS):
-            ticket = self._waiting.popleft()
-            try:
-                prompt = self._batch.read(ticket._ids)
-            except Exception:
-                _log.exception("reading a prompt of %d tokens failed", len(ticket._ids))
+        late = lambda: self._running and time.monotonic() - began > _CALL_SECONDS
+        while self._waiting and self._batch.free and not late():
+            tickets = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch.free, TOGETHER))]
+            groups = self._batch.groups([len(ticket._ids) for ticket in tickets])
+            while groups and not late():
+                self._read([tickets[number] for number in groups.pop(0)])
+            left = sorted(itertools.chain.from_iterable(groups))
+            self._waiting.extendleft(tickets[number] for number in reversed(left))
+
+    def _read(self, tickets: list[Ticket]) -> None:
+        keys = [next(self._keys) for _ in tickets]
+        newcomers = [Newcomer(key, ticket._ids, ticket._settings, ticket._bias) for key, ticket in zip(keys, tickets, strict=True)]
+        try:
+            prompts = self._batch.read(newcomers)
+        except Exception:
+            _log.exception("reading prompts of %s tokens failed", ", ".join(str(len(ticket._ids)) for ticket in tickets))
+            for ticket in tickets:
                 self._hand_on(ticket, Piece("", [], 0, ERROR))
-                continue
-            key = next(self._keys)
-            self._running[key] = ticket
-            with self._failures():
-                self._batch.join(key, prompt, ticket._settings, ticket._bias)
+            return
+        self._running.update(zip(keys, tickets, strict=True))
+        with self._failures():
+            self._batch.join(prompts)
 
     def _step(self) -> None:
         if not self._running:

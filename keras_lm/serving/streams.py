@@ -44,9 +44,10 @@ class Drawing:
     def __init__(self, limits: Limits, metrics: Metrics, bounded: bool):
         self._limits, self._metrics, self._bounded = limits, metrics, bounded
         self._began = time.monotonic()
-        self._deadline = self._began + limits.max_seconds
         self._loop = asyncio.get_running_loop()
         self._came = asyncio.Event()
+        self._late = False
+        self._timer = self._loop.call_later(limits.max_seconds, self._time_is_up)  # one: a timer a piece costs more than the piece
         self._waiting: collections.deque[tuple[int, Piece]] = collections.deque()
         self._tickets: list = []
         self._attempt = self._left = 0
@@ -118,16 +119,15 @@ class Drawing:
         """
         while not self._waiting:
             if not self._left:
+                self._timer.cancel()
                 return None
             if self._cut_off:
                 raise Refused(504, f"over {self._limits.max_unread} pieces wait to be read, the most that may: read faster", code="unread")
-            self._came.clear()
-            try:
-                with anyio.fail_after(self._deadline - time.monotonic()):
-                    await self._came.wait()
-            except TimeoutError:
+            if self._late:
                 self.cancel()
-                raise too_slow(self._limits) from None
+                raise too_slow(self._limits)
+            self._came.clear()
+            await self._came.wait()
         number, piece = self._waiting.popleft()
         if piece.finish_reason == ERROR:
             raise Refused(500, "a step of the model failed: the server's log says why")
@@ -136,8 +136,13 @@ class Drawing:
         self._left -= bool(piece.finish_reason)
         return number, piece
 
+    def _time_is_up(self) -> None:
+        self._late = True
+        self._came.set()
+
     def cancel(self) -> None:
         """Ends what still runs; of texts that have ended nothing happens."""
+        self._timer.cancel()
         for ticket in self._tickets:
             ticket.cancel()
 
@@ -157,12 +162,18 @@ class EventStream(StreamingResponse):
         self._drawing = drawing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+        sending = anyio.CancelScope()  # left like this, an answer has no end, for which uvicorn closes the connection
+
         async def patiently(message) -> None:
-            with anyio.fail_after(SEND_SECONDS):
+            timer = loop.call_later(SEND_SECONDS, sending.cancel)
+            try:
                 await send(message)
+            finally:
+                timer.cancel()
 
         try:
-            with contextlib.suppress(TimeoutError):  # an answer without its end, for which uvicorn closes the connection
+            with sending:
                 await super().__call__(scope, receive, patiently)
         finally:
             self._drawing.cancel()

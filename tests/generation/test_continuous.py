@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from keras_lm.generation.continuous import ContinuousBatch
+from keras_lm.generation.continuous import TOGETHER, ContinuousBatch, Newcomer
 from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.state import Decoder
@@ -35,14 +35,17 @@ def some_settings(rng, number):
     )
 
 
+def newcomer(key, prompt, settings, bias=None):
+    return Newcomer(key, prompt, settings, bias or {})
+
+
 def drawn_together(batch, wanted, rng, leave=()):
     """What comes of the texts, each of which joins at a time of its own; those in `leave` are taken out before their end."""
     waiting, parts, ended = list(wanted), {}, set()
     while waiting or batch.running:
         while waiting and batch.free and rng.random() < 0.6:
-            key = waiting.pop(0)
-            prompt, settings, bias = wanted[key]
-            batch.join(key, batch.read(prompt), settings, bias)
+            keys = [waiting.pop(0) for _ in range(min(rng.choice([1, 2, 5]), batch.free, len(waiting)))]
+            batch.join(batch.read([newcomer(key, *wanted[key]) for key in keys]))
         for key, part in batch.step(rng.choice([1, 3, 8])).items():
             assert key not in ended
             parts[key] = parts[key] + part if key in parts else part
@@ -106,10 +109,10 @@ def test_a_long_prompt_takes_a_free_row_between_others():
     batch = ContinuousBatch(Decoder(model), **IDS, max_batch=4, jit_compile=False)
     wanted = {number: ([5, 6 + number], settings, None) for number in range(3)} | {"long": ([7] * 12, settings, None)}
     for number in range(3):
-        batch.join(number, batch.read(wanted[number][0]), settings)
+        batch.join(batch.read([newcomer(number, *wanted[number])]))
     parts = batch.step(1)
     batch.leave(1)
-    batch.join("long", batch.read(wanted["long"][0]), settings)
+    batch.join(batch.read([newcomer("long", *wanted["long"])]))
     while batch.running:
         for key, part in batch.step().items():
             parts[key] = parts[key] + part if key in parts else part
@@ -121,10 +124,10 @@ def test_a_batch_is_as_large_as_it_has_to_be():
     batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, max_batch=5, jit_compile=False)
     settings = SamplingSettings(max_new_tokens=60, min_new_tokens=60)
     for number in range(5):
-        batch.join(number, batch.read([5]), settings)
+        batch.join(batch.read([newcomer(number, [5], settings)]))
     assert (batch.running, batch.free, len(batch.step(1))) == (5, 0, 5)
-    with pytest.raises(ValueError, match="the batch is full: 5 texts"):
-        batch.join("one more", batch.read([5]), settings)
+    with pytest.raises(ValueError, match="the batch is full: 5 of 5 texts"):
+        batch.join(batch.read([newcomer("one more", [5], settings)]))
     for number in range(4):
         batch.leave(number)
     batch.leave("who was never there")
@@ -137,11 +140,23 @@ def test_a_batch_is_as_large_as_it_has_to_be():
     assert batch.step() == {}
 
 
+def test_short_prompts_of_like_length_are_read_together():
+    batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, jit_compile=False)
+    assert batch.groups([5, 30, 6, 200, 16, 1, 31]) == [[0, 2, 4, 5], [1], [3], [6]]
+    assert batch.groups([5, 6, 7]) == [[0], [1], [2]]
+    assert list(map(len, batch.groups([9] * 12))) == [8, 4]
+    assert batch.groups([]) == []
+
+
 def test_what_cannot_be_read():
     batch = ContinuousBatch(Decoder(model_of("transformer")), **IDS, jit_compile=False)
+    settings = SamplingSettings()
     with pytest.raises(ValueError, match="a prompt has no tokens"):
-        batch.read([])
+        batch.read([newcomer("empty", [], settings)])
     with pytest.raises(ValueError, match="a prompt has 16 tokens; the context of 16 leaves room for 15"):
-        batch.read([5] * 16)
+        batch.read([newcomer("long", [5] * 16, settings)])
+    for count in (0, TOGETHER + 1):
+        with pytest.raises(ValueError, match=f"1 to {TOGETHER} prompts are read in one call, got {count}"):
+            batch.read([newcomer(number, [5], settings) for number in range(count)])
     with pytest.raises(ValueError, match="max_batch must be at least 1, got 0"):
         ContinuousBatch(Decoder(model_of("gru")), **IDS, max_batch=0)
