@@ -160,6 +160,54 @@ def lens_map(
     return write_figure(figure, path)
 
 
+def difference_ranges(
+    panels: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]],
+    labels: Sequence[str],
+    path: str | os.PathLike | None = None,
+) -> Any:
+    """Differences with their intervals, a row each, those of several models side by side; zero is where both sides are alike.
+
+    Args:
+        panels: By title, Chinese and English parted by « · », by name of a model: `(mean, low, high)` of each row.
+        labels: What the rows are called; where no font has Chinese, the number of such a one.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Raises:
+        UserError: another number of labels than of rows.
+
+    Example:
+
+    >>> figure = difference_ranges({"好 · good": {"plain": [(0.1, 0.0, 0.2)], "other": [(0.0, -0.1, 0.1)]}}, ["he/she"])
+    >>> len(figure.axes[0].containers)
+    2
+    """
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    chinese = use_chinese_font()
+    figure = Figure(figsize=(5.2 * len(panels), 0.42 * len(labels) + 1.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False).ravel()
+    for place, (title, models) in zip(axes, panels.items(), strict=True):
+        for number, (name, rows) in enumerate(models.items()):
+            _check(labels, len(rows))
+            mean, low, high = np.asarray(rows, float).T
+            offset = 0.26 * (number - (len(models) - 1) / 2)
+            own = _words(name, chinese) if " · " in name else name
+            place.errorbar(
+                mean, np.arange(len(rows)) + offset, xerr=[mean - low, high - mean], fmt="o", markersize=4, linewidth=1.4, label=own
+            )
+        place.axvline(0, color="grey", linewidth=0.8)
+        place.set_title(_words(title, chinese), fontsize=10)
+        place.grid(alpha=0.3, axis="x")
+    axes[0].set_yticks(range(len(labels)), _labels(labels, chinese))
+    axes[0].invert_yaxis()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
+    return write_figure(figure, path)
+
+
 def _check(tokens: Sequence[str], count: int) -> None:
     if len(tokens) != count:
         raise UserError(f"{count} positions need as many tokens, got {len(tokens)}")

@@ -286,6 +286,48 @@ def gradient_reach(curves: Mapping[str, Sequence[float]], path: str | os.PathLik
     return write_figure(figure, path)
 
 
+def exposure_over_repetitions(
+    panels: Mapping[str, Mapping[str, Mapping[int, Sequence[float]]]], most: float, path: str | os.PathLike | None = None
+) -> Any:
+    """Exposure of canaries over how often each was planted: a panel a model, a line a countermeasure, chance dashed.
+
+    Args:
+        panels: For each model, by countermeasure and number of repetitions, the exposure of each canary in bits; drawn are mean, least and
+            largest.
+        most: The highest exposure that there can be, log2 of the candidates; dotted.
+        path: Where to write the picture; default nowhere.
+
+    Returns:
+        The `matplotlib.figure.Figure`.
+
+    Example:
+
+    >>> figure = exposure_over_repetitions({"LSTM": {"plain": {1: [1.0, 2.0], 64: [16.0, 16.0]}}}, 16.6)
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [1.5, 16.0]
+    """
+    import math
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(panels), 4), layout="constrained")
+    for axes, (name, lines) in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True):
+        for marker, (measure, own) in zip(itertools.cycle("os^vD"), lines.items(), strict=False):
+            means = [sum(values) / len(values) for values in own.values()]
+            (line,) = axes.plot(list(own), means, marker=marker, fillstyle="none", label=measure)
+            axes.fill_between(list(own), list(map(min, own.values())), list(map(max, own.values())), alpha=0.12, color=line.get_color())
+        axes.axhline(1 / math.log(2), linestyle="--", color="grey", label="chance (mean)")
+        axes.axhline(most, linestyle=":", color="grey", label="rank 1")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.set_title(name)
+        axes.set_xlabel("times planted")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("exposure (bits)")
+    figure.axes[0].legend(fontsize=9)
+    return write_figure(figure, path)
+
+
 def recall_over_distance(
     distances: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], chance: float, path: str | os.PathLike | None = None
 ) -> Any:

@@ -19,7 +19,7 @@ def test_public_names_exist():
 def test_importing_the_package_and_the_commands_imports_no_tensorflow():
     program = (
         "import sys, keras_lm, keras_lm.cli.train, keras_lm.cli.generate, keras_lm.cli.evaluate, keras_lm.cli.export\n"
-        "import keras_lm.cli.prepare, keras_lm.cli.predict, keras_lm.cli.chat, keras_lm.cli.serve\n"
+        "import keras_lm.cli.prepare, keras_lm.cli.predict, keras_lm.cli.chat, keras_lm.cli.serve, keras_lm.cli.audit\n"
         "print([name for name in ('tensorflow', 'keras', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip() == "[]"
@@ -75,9 +75,12 @@ def test_imports_run_one_way(repository):
         "tracing",
         "files",
         "corpora",
+        "deduplication",
         "segmentation",
         "privacy",
         "lexicons",
+        "group_terms",
+        "counterfactual",
         "augmentation",
         "cleaning",
         "text_codec",

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 
 from keras_lm import corpora, label_batches, parallel, pipeline, shards, tokenizers
+from keras_lm.counterfactual import Counterfactuals
+from keras_lm.deduplication import Duplicates, deduplicated
 from keras_lm.embeddings.vectors import WordVectors, check_width
 from keras_lm.errors import UserError
 from keras_lm.files import replacing
@@ -72,6 +74,13 @@ def _prepare(settings: TrainingSettings) -> Run:
     reports: dict[str, Report] = {}
     if settings.desensitize:
         corpus = desensitizing.load(settings.desensitize, settings.names_file).corpus(corpus, reports)
+    duplicates: dict[str, Duplicates] = {}
+    if settings.deduplicate:
+        corpus = deduplicated(corpus, duplicates)
+    counterparts = Counterfactuals(settings.counterfactual)
+
+    def texts() -> Iterator[tuple[str, str]]:
+        return counterparts(pipeline.split_texts(corpus, settings.split, settings.clean))
 
     def fill(folder: pathlib.Path) -> None:
         if pretrained:
@@ -84,13 +93,16 @@ def _prepare(settings: TrainingSettings) -> Run:
             tokenizer = _taken_from(start, folder)
         else:
             say(f"reading {corpus.name}, learning a {settings.tokenizer} vocabulary ...")
-            texts = (text for split, text in pipeline.split_texts(corpus, settings.split, settings.clean) if split == "train")
-            tokenizer = tokenizers.get(settings.tokenizer).fit(texts, settings.vocabulary_size)
+            train = (text for split, text in texts() if split == "train")
+            tokenizer = tokenizers.get(settings.tokenizer).fit(train, settings.vocabulary_size)
         tokenizer.save(folder / "tokenizer")
         take_vectors(folder)
-        pairs = pipeline.split_texts(corpus, settings.split, settings.clean)
-        tokens = pipeline.encode(pairs, tokenizer, folder / "tokens", documents=settings.documents)
+        tokens = pipeline.encode(texts(), tokenizer, folder / "tokens", documents=settings.documents)
+        if settings.counterfactual:
+            say(str(counterparts))
         _report_masked(sum(reports.values(), Report()), settings, folder, say)
+        if settings.deduplicate:
+            say(str(sum(duplicates.values(), Duplicates())))
         _report(tokens, tokenizer.vocabulary_size, settings, say)
 
     return Run.create(settings, fill)

@@ -7,6 +7,7 @@ import types
 import typing
 
 from keras_lm.errors import UserError, unknown_name
+from keras_lm.group_terms import check_groups
 from keras_lm.preparation import settings as preparation
 from keras_lm.preparation.settings import CLEANERS, check_vocabulary_size
 from keras_lm.privacy.desensitizing import check_kinds
@@ -103,6 +104,9 @@ class TrainingSettings:
         desensitize: Secrets to mask before all else: all, or some of email, mac, ip, id_card, bank_card, phone, plate, name; presidio adds
             what presidio-analyzer finds. Prompts are not masked.
         names_file: File of the names of persons to mask, one a line.
+        counterfactual: Groups whose terms are exchanged in a second copy of each document to learn from that has any: gender (他 and 她, he
+            and she), region, age, occupation. What is held out stays as it is.
+        deduplicate: Whether a document that comes again, but for white space, is left out, once secrets are masked.
         split: How text is held out: hash (90/5/5 by document), contiguous (first 90 %, last 10 %), given (the corpus' own).
         tokens: A corpus that keras_lm-prepare has tokenized, in place of all of the above and of the tokenizer.
         tokenizer: What a token is: char, byte, wordpiece, sentencepiece or word.
@@ -198,6 +202,8 @@ class TrainingSettings:
     clean: tuple[str, ...] = ()
     desensitize: tuple[str, ...] = ()
     names_file: str | None = None
+    counterfactual: tuple[str, ...] = ()
+    deduplicate: bool = False
     split: str = "hash"
     test_corpus: str | None = None
     class_names: str | None = None
@@ -280,6 +286,7 @@ class TrainingSettings:
             if name not in CLEANERS:
                 raise unknown_name("cleaner", name, CLEANERS)
         check_kinds(self.desensitize)
+        check_groups(self.counterfactual)
         for name in ("sequence_length", "embedding_dim", "num_layers", "num_heads", "lora_rank", "latent_dim", "kl_cycles"):
             self.require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "batch_size", "accumulate"):

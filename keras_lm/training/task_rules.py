@@ -47,10 +47,20 @@ def check_task(settings: TrainingSettings) -> None:
     for name, tasks in _FOR_TASK.items():
         if getattr(settings, name) != getattr(type(settings), name) and settings.task not in tasks:
             raise UserError(f"{name} is for --task {' or '.join(tasks)}, not for {settings.task}")
+    if settings.deduplicate and (settings.reads_pairs or settings.reads_labels):
+        raise UserError(f"deduplicate is for --task lm, masked or vae, whose corpus is text alone, not for {settings.task}")
+    if settings.deduplicate and settings.tokens:
+        raise UserError("tokens is a corpus that is tokenized already: leave deduplicate out")
     if not settings.bidirectional and not settings.reads_labels:
         raise UserError(f"bidirectional is for texts with labels: give --task {_LABELLED}")
     if settings.augment and settings.task != "classification":
         raise UserError(f"augment is for --task classification, not for {settings.task}")
+    if settings.counterfactual:
+        if settings.reads_pairs or settings.reads_labels:
+            raise UserError(f"counterfactual is for lm, masked and vae, not for {settings.task}")
+        settings.require("split", settings.split != "contiguous", "hash or given with counterfactual, which copies documents")
+        if settings.tokens:
+            raise UserError("counterfactual is for a corpus, not for tokens, which keras_lm-prepare has written: give --corpus")
     if settings.word_dropout and (settings.reads_pairs or settings.task == "masked" or settings.strategy != "none"):
         what = f"strategy {settings.strategy}" if settings.strategy != "none" else settings.task
         raise UserError(f"word_dropout is for lm, vae and tasks with labels on one device, not for {what}")
