@@ -56,6 +56,12 @@ class Examples:
     splits: dict[str, tuple[Example, ...]]
     unknown: int = 0
 
+    @property
+    def unlearnt(self) -> tuple[str, ...]:
+        """The classes that no text to learn from has: the model hardly gives them."""
+        learnt = {label for example in self.splits["train"] for label in example.labels}
+        return tuple(name for number, name in enumerate(self.classes) if number not in learnt)
+
     def only(self, number: int | None, seed: int) -> Examples:
         """The same with at most `number` texts to learn from: those first by a hash of seed and text, so that 100 are among 1,000."""
         if number is None or number >= len(self.splits["train"]):

@@ -64,6 +64,14 @@ def test_files_that_are_no_labelled_texts_are_refused(lines, message, tmp_path):
         classification_examples(str(tmp_path / "texts.tsv"))
 
 
+def test_labels_that_no_text_to_learn_from_has_are_named(table, tmp_path):
+    examples = classification_examples(table)
+    assert examples.unlearnt == ()
+    (tmp_path / "names.txt").write_text("finance\nsport\nweather\n", encoding="utf-8")
+    (tmp_path / "news.tsv").write_text("".join(f"text {number}\t{number % 2}\n" for number in range(100)), encoding="utf-8")
+    assert classification_examples(str(tmp_path / "news.tsv"), class_names=str(tmp_path / "names.txt")).unlearnt == ("weather",)
+
+
 def test_fewer_texts_are_among_more_and_another_seed_draws_others(table):
     examples = classification_examples(table)
     few, more = (set(examples.only(number, seed=0).splits["train"]) for number in (10, 50))

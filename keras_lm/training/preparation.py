@@ -204,6 +204,9 @@ def _labels_filler(settings: TrainingSettings, start: Run | None, say: Callable[
             f"{len(tokens['validation'].ends):,} to validate, {len(tokens['test'].ends):,} to test"
             + (f"; {len(examples.classes):,} labels" if examples.classes else "")
         )
+        if settings.task == "classification" and examples.unlearnt:  # of tags, places in a word that none has are no news
+            count, more = len(examples.unlearnt), " ..." if len(examples.unlearnt) > 5 else ""
+            say(f"{count:,} of the labels stand in no text to learn from, and are hardly learnt: {', '.join(examples.unlearnt[:5])}{more}")
         if examples.unknown:
             say(f"{examples.unknown:,} texts held out have a label that none to learn from has, and are left out")
         cut = int((label_batches.LabelledIds(tokens["train"], settings.sequence_length).lengths > settings.sequence_length).sum())
