@@ -115,15 +115,33 @@ def desensitize(texts: tf.Tensor, mask: Desensitizer) -> tf.Tensor:
     >>> [text.decode() for text in letters.batch(64).map(lambda texts: desensitize(texts, mask)).unbatch().as_numpy_iterator()]
     ['手机<电话1>', '<EMAIL_1>']
     """
+    return each_document(mask, texts)
 
-    def mask_all(texts: np.ndarray) -> np.ndarray:
+
+def each_document(change: Callable[[str], str], texts: tf.Tensor) -> tf.Tensor:
+    """Changes texts by a function of Python, inside `tf.numpy_function`, so that no export can hold it.
+
+    Args:
+        change: One text → another.
+        texts: Strings of any shape; bytes that are not UTF-8 are given on as surrogates.
+
+    Returns:
+        Strings of the same shape.
+
+    Example:
+
+    >>> [text.decode() for text in each_document(str.upper, tf.constant(["one", "two"])).numpy()]
+    ['ONE', 'TWO']
+    """
+
+    def change_all(texts: np.ndarray) -> np.ndarray:
         given = [text.decode("utf-8", "surrogateescape") for text in np.ravel(np.asarray(texts, object))]
-        return np.array([mask(text).encode("utf-8", "surrogateescape") for text in given], object).reshape(np.shape(texts))
+        return np.array([change(text).encode("utf-8", "surrogateescape") for text in given], object).reshape(np.shape(texts))
 
     texts = tf.convert_to_tensor(texts, tf.string)
-    masked = tf.numpy_function(mask_all, [texts], tf.string, stateful=False)
-    masked.set_shape(texts.shape)
-    return masked
+    changed = tf.numpy_function(change_all, [texts], tf.string, stateful=False)
+    changed.set_shape(texts.shape)
+    return changed
 
 
 def tensorflow_text() -> Any:

@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import tensorflow as tf
 
+from keras_lm.cleaning import each_document
 from keras_lm.group_terms import GroupTerms, check_groups, read_group_terms
 
 _NEXT_WORD = re.compile(r"[\s\[\]]+([A-Za-z]+)")
@@ -122,15 +122,7 @@ def swap_terms(texts: tf.Tensor, swapper: Swapper) -> tf.Tensor:
     >>> [text.decode() for text in stories.batch(64).map(lambda texts: swap_terms(texts, swapper)).unbatch().as_numpy_iterator()]
     ['他是医生', '天气很好']
     """
-
-    def swap_all(texts: np.ndarray) -> np.ndarray:
-        given = [text.decode("utf-8", "surrogateescape") for text in np.ravel(np.asarray(texts, object))]
-        return np.array([swapper(text).encode("utf-8", "surrogateescape") for text in given], object).reshape(np.shape(texts))
-
-    texts = tf.convert_to_tensor(texts, tf.string)
-    swapped = tf.numpy_function(swap_all, [texts], tf.string, stateful=False)
-    swapped.set_shape(texts.shape)
-    return swapped
+    return each_document(swapper, texts)
 
 
 class Counterfactuals:

@@ -48,17 +48,24 @@ def parser() -> options.Parser:
     result.add_argument("run", metavar="RUN", help="a run folder of --task lm")
     what = result.add_mutually_exclusive_group()
     what.add_argument("--texts", metavar="FILE", help="compare these texts, one a line (or a paragraph, as the run reads its corpus)")
-    what.add_argument("--samples", type=_whole, metavar="N", help="compare this many texts, which the run writes (default: 100)")
+    what.add_argument(
+        "--samples", type=options.whole_number(1), metavar="N", help="compare this many texts, which the run writes (default: 100)"
+    )
     result.add_argument("--prompt", default="", metavar="TEXT", help="what the texts that it writes go on with (default: nothing)")
     result.add_argument(
         "--corpus", metavar="FILE|NAME", help="read this in place of the run's ids, as the run's settings say: where those are gone"
     )
     result.add_argument(
-        "-n", nargs="+", type=_whole, default=[2, 4, 8, 16, 32], metavar="N", help="n-grams to count (default: 2 4 8 16 32)"
+        "-n",
+        nargs="+",
+        type=options.whole_number(1),
+        default=[2, 4, 8, 16, 32],
+        metavar="N",
+        help="n-grams to count (default: 2 4 8 16 32)",
     )
     result.add_argument(
         "--part-size",
-        type=_whole,
+        type=options.whole_number(1),
         default=_PART,
         metavar="MB",
         help=f"of the corpus at a time; {_MEMORY} MB of memory each (default: {_PART})",
@@ -197,12 +204,6 @@ def _write(found: Audit, sizes: Iterable[int], path: pathlib.Path) -> None:
     values |= {"texts": described(found.texts), "held_out": described(found.held_out)}
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(values, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
 
 
 def main() -> None:

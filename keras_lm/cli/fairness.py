@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import sys
 import time
@@ -43,8 +42,10 @@ def parser() -> options.Parser:
         "--groups", nargs="+", metavar="GROUP", help="of gender, region, age, occupation, and synonyms, the control (default: all)"
     )
     result.add_argument("--language", choices=LANGUAGES, default="zh", metavar="zh|en", help="of the templates (default: zh)")
-    result.add_argument("--samples", type=_whole, default=4, metavar="N", help="texts written behind each prompt (default: 4)")
-    result.add_argument("--tokens", type=_whole, default=32, metavar="N", help="their length (default: 32)")
+    result.add_argument(
+        "--samples", type=options.whole_number(1), default=4, metavar="N", help="texts written behind each prompt (default: 4)"
+    )
+    result.add_argument("--tokens", type=options.whole_number(1), default=32, metavar="N", help="their length (default: 32)")
     result.add_argument("--seed", type=int, default=0, metavar="N", help="decides what is drawn (default: 0)")
     result.add_argument("--out", default="fairness.html", metavar="FILE", help="the page to write (default: fairness.html)")
     return result
@@ -112,12 +113,6 @@ def _line(row: Difference) -> str:
     p = "not tested" if row.corrected is None else f"{row.corrected:.3f}" if row.corrected >= 0.001 else "< 0.001"
     interval = f"{row.low:+.3f} to {row.high:+.3f}"
     return f"| {row.measure} | {row.group} | {row.pair or 'all'} | {row.templates} | {row.mean:+.3f} | {interval} | {row.size:.3f} | {p} |"
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, got {text!r}")
-    return int(text)
 
 
 def main() -> None:

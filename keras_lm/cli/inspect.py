@@ -36,7 +36,9 @@ def parser() -> options.Parser:
     result.add_argument("--target", metavar="TEXT", help="a token or a class whose score is explained (default: the most probable)")
     result.add_argument("--show", nargs="+", choices=_PARTS, metavar="PART", help=f"of {', '.join(_PARTS)} (default: all there is)")
     result.add_argument("--layer", metavar="NAME|N", help="the layer shown first (default: the last)")
-    result.add_argument("--head", type=_whole, metavar="N", help="the head of attention shown first (default: the mean of all)")
+    result.add_argument(
+        "--head", type=options.whole_number(0), metavar="N", help="the head of attention shown first (default: the mean of all)"
+    )
     result.add_argument("--out", default="page.html", metavar="FILE", help="the page to write (default: page.html)")
     return result
 
@@ -88,12 +90,6 @@ def _check(settings: TrainingSettings, given: argparse.Namespace) -> None:
     explained = settings.task in ("lm", "classification")
     if not explained and ("attributions" in asked or given.target is not None):
         raise UserError(f"{given.run} is a run of {settings.task}: attributions are of language models and classifiers")
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 on, got {text!r}")
-    return int(text)
 
 
 def main() -> None:

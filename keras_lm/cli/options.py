@@ -134,6 +134,17 @@ ASKED = {"answering": ("QUESTION", "--passage", "PASSAGE"), "similarity": ("..."
 """What stands behind `keras_lm-predict RUN --text`, by task, where it is not one text."""
 
 
+def whole_number(least: int) -> Callable[[str], int]:
+    """What `argparse` makes a whole number of, `least` or more."""
+
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, got {text!r}")
+        return int(text)
+
+    return convert
+
+
 def command(*words: str) -> str:
     """A command line to type next: a sibling of the running script, with its folder in front where the shell would not find it."""
     name, *arguments = words

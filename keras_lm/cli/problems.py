@@ -38,7 +38,7 @@ def parser() -> options.Parser:
         metavar="SIZE[:SHARE]",
         help="numbers of blocks, or of parcels, and how often each comes (default: 3:1 4:3 5:6)",
     )
-    result.add_argument("--count", type=_count, default=200_000, metavar="NUMBER", help="of problems (default: 200000)")
+    result.add_argument("--count", type=options.whole_number(1), default=200_000, metavar="NUMBER", help="of problems (default: 200000)")
     result.add_argument("--seed", type=int, default=0, help="decides them all (default: 0)")
     result.add_argument("--held-out", action="store_true", help="write those that are held out, and no others")
     return result
@@ -70,12 +70,6 @@ def _size(text: str) -> tuple[int, float]:
     if found[0] < 1 or not 0 < found[1] < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, with :SHARE behind it or not, got {text!r}")
     return found
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def main() -> None:
