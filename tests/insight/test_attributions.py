@@ -23,9 +23,9 @@ def shaken(model):
     return model
 
 
-def language_model(kind):
+def language_model(kind, **arguments):
     sizes = {"num_heads": 2, "context_length": 16} if kind == "transformer" else {"hidden_dim": 16}
-    return Reader(shaken(models.MODELS[kind](260, dropout=0.5, **SMALL, **sizes)), TOKENIZER)
+    return Reader(shaken(models.MODELS[kind](260, dropout=0.5, **SMALL, **sizes, **arguments)), TOKENIZER)
 
 
 def labelled(kind, **arguments):
@@ -34,13 +34,17 @@ def labelled(kind, **arguments):
     return Reader(model, TOKENIZER, classes=["bad", "fair", "good"], ends=True)
 
 
-READERS = {kind: (language_model, kind) for kind in models.MODELS} | {f"{kind}-classifier": (labelled, kind) for kind in models.MODELS}
+READERS = {kind: (language_model, kind, {}) for kind in models.MODELS}
+READERS |= {f"{kind}-classifier": (labelled, kind, {}) for kind in models.MODELS}
+READERS |= {f"{kind}-classifier-{pooling}": (labelled, kind, {"pooling": pooling}) for kind in models.MODELS for pooling in ("max", "last")}
+READERS["gpt2"] = language_model, "transformer", {"positions": "learned", "use_bias": True, "activation": "gelu_tanh"}
+READERS["llama"] = language_model, "transformer", {"normalization_kind": "rms", "gated": True, "activation": "silu", "num_kv_heads": 1}
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_integrated_gradients_are_complete(name):
-    make, kind = READERS[name]
-    reader = make(kind)
+    make, kind, arguments = READERS[name]
+    reader = make(kind, **arguments)
     found = attributions(reader, TEXT)
     assert abs(found.integrated.sum() - (found.score - found.baseline_score)) < 1e-3
     assert found.tokens == tuple(TEXT) and found.left_out.shape == (len(TEXT),)
@@ -50,8 +54,8 @@ def test_integrated_gradients_are_complete(name):
 
 @pytest.mark.parametrize("name", ["gru", "transformer", "transformer-classifier"])
 def test_leaving_a_token_out_is_reading_the_text_without_it(name):
-    make, kind = READERS[name]
-    reader = make(kind)
+    make, kind, arguments = READERS[name]
+    reader = make(kind, **arguments)
     found = attributions(reader, TEXT)
     number = list(reader.output_names).index(found.target)
 
