@@ -164,7 +164,7 @@ def table(rows: list[dict]) -> str:
         lines.append(
             f"{begin} {row['parameters']:,} | {row['flops_a_token'] / 1e6:.2f} million | {row['flops_a_second'] / 1e9:.1f} | "
             f"{row['peak_bytes'] / 1e9:.2f} GB | {row['tokens_per_second']:,.0f} | {energy} | "
-            f"{row['run_seconds'] / 60:.0f} min, {row['run_flops'] / 1e12:.1f} × 10¹² |"
+            f"{row['run_seconds'] / 60:.1f} min, {row['run_flops'] / 1e12:.1f} × 10¹² |"
         )
     reasons = sorted({row["energy"] for row in rows if not row["missing"] and row["joules_a_token"] is None})
     return "\n".join(lines + [f"\nEnergy {reason}." for reason in reasons])

@@ -4,18 +4,7 @@ import sys
 
 import pytest
 
-RECIPE = """
-corpus: text.txt
-model: gru
-sequence_length: 16
-embedding_dim: 16
-hidden_dim: 16
-num_layers: 1
-batch_size: 8
-steps: 40
-evaluate_every: 20
-out: runs/first
-"""
+from tests.test_quality import RECIPE, TEXT
 
 
 @pytest.mark.slow
@@ -23,11 +12,11 @@ def test_the_table_measures_what_starts_from_a_run_that_is_not_there(repository,
     corpora, recipes = tmp_path / "corpora", tmp_path / "recipes"
     corpora.mkdir()
     recipes.mkdir()
-    lines = [f"{number} times {other} is {number * other}" for number in range(40) for other in range(40)]
-    (corpora / "text.txt").write_text("\n".join(lines))
-    (recipes / "first.yaml").write_text(RECIPE)
-    (recipes / "second.yaml").write_text(RECIPE.replace("runs/first", "runs/second") + "start_from: runs/first\n")
-    (recipes / "third.yaml").write_text(RECIPE.replace("text.txt", "elsewhere.txt"))
+    (corpora / "text.txt").write_text(TEXT)
+    first = RECIPE.format(corpus="text.txt", model="gru")
+    (recipes / "first.yaml").write_text(first)
+    (recipes / "second.yaml").write_text(first + "start_from: runs/first\n")
+    (recipes / "third.yaml").write_text(RECIPE.format(corpus="elsewhere.txt", model="gru"))
     names = ["first", "second", "third"]
     program = [sys.executable, str(repository / "benchmarks" / "cost.py"), *(f"recipes/{name}.yaml" for name in names)]
     program += ["--corpora", "corpora", "--seconds", "0.2", "--json", "rows.json"]

@@ -8,6 +8,8 @@ import pytest
 
 from keras_lm.training.run import Run
 
+TEXT = "\n".join(f"{number} times {other} is {number * other}" for number in range(40) for other in range(40))
+
 RECIPE = """
 corpus: {corpus}
 split: contiguous
@@ -26,8 +28,7 @@ out: runs/{model}
 
 @pytest.mark.slow
 def test_the_benchmark_trains_each_seed_and_goes_on(repository, tmp_path):
-    lines = [f"{number} times {other} is {number * other}" for number in range(40) for other in range(40)]
-    (tmp_path / "text.txt").write_text("\n".join(lines))
+    (tmp_path / "text.txt").write_text(TEXT)
     for model in ("gru", "transformer"):
         (tmp_path / f"{model}.yaml").write_text(RECIPE.format(corpus=tmp_path / "text.txt", model=model))
     program = [sys.executable, str(repository / "benchmarks" / "quality.py"), "gru.yaml", "transformer.yaml"]
