@@ -5,7 +5,8 @@ variables, which the compiled loop changes in place; what is a number a row stay
 
 All rows draw at one slot, the position. Prompts are read apart from the batch, some at a time, padded to one of a few widths, and are put
 so that they end there; what lies before a text in its row counts as padding. Once the position comes to the end of the slots, all rows are
-moved back by the padding that they have in common. Batch sizes and numbers of slots are few, so that little is compiled.
+moved back by the padding that they have in common. What a step attends to is all slots, so there are fewer while the texts are short. Batch
+sizes, numbers of slots and forms in which prompts are read are few, so that little is compiled.
 
 The random number of a token depends on seed, prompt and place alone, so a text is the one that it would be by itself.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Protocol
 
@@ -36,16 +38,16 @@ MOST_STEPS = 8
 LONGEST = 4096
 """The most tokens of prompt and text together, where the model itself has no bound."""
 
-_SIZES = (1, 4, 16)  # rows of a batch, below the largest
+_SIZES = (1, 4, 8, 16)  # rows of a batch, below the largest
 TOGETHER = 8
 """The most prompts that are read in one call."""
 
-_WIDTHS = (16, 32, 64, 128, 256, 1024, 4096, 16384, 65536)
-"""Of prompts, padded: reading a few takes as long as reading 16."""
-_SHORT = 64  # to this width prompts are read together: eight of 16 take as long as three alone; longer ones gain little
-_FEW = 3  # prompts that are read one by one sooner than as `TOGETHER`
-_FEWEST_SLOTS = 256
-_SLACK = 64  # slots that are left at least when all rows are moved: moving copies the caches
+_ROWS = (1, 4, TOGETHER)  # of prompts that are read in one call
+_WIDTHS = tuple(8 << power for power in range(14))  # of prompts, padded
+_SHORT = 64  # to this width prompts are read together; longer ones gain little
+_A_CALL = 64  # tokens that are read in the time that a call takes besides, where it was not measured
+_FEWEST_SLOTS = 128
+_SLACK = 32  # slots that are left at least when all rows are moved: moving copies the caches
 _PATIENCE = 4  # calls for which a smaller batch must do before it is made smaller
 
 _BY_ROW = ("padding", "token", "salt", "length", "reason", "room")
@@ -143,8 +145,12 @@ class ContinuousBatch:
         self._grows = [part.shape != other.shape for part, other in zip(tf.nest.flatten(self._structure), grown, strict=True)]
         most = self.context + min(self.context, _SLACK)
         # What a step attends to grows with the slots; a history alone may as well have all from the beginning.
-        fewer = [_FEWEST_SLOTS << power for power in range(0, 20, 2) if 2 * (_FEWEST_SLOTS << power) < most]
-        self._slot_counts = [*(fewer if any(self._grows) else []), most]
+        between = 32 * round((_FEWEST_SLOTS * most) ** 0.5 / 32)  # as much more than the fewest as less than the most
+        fewer = [slots for slots in (_FEWEST_SLOTS, between) if any(self._grows) and 1.5 * slots <= most]
+        self._slot_counts = [*fewer, most]
+        widths = [width for width in _WIDTHS if width < 2 * self.context]
+        reads = [(rows, width) for width in widths for rows in _ROWS if rows == 1 or width <= _SHORT]
+        self._costs: dict[tuple[int, int], float] = {(rows, width): _A_CALL + rows * width for rows, width in reads}
         self._make_variables()
         self._make_functions()
         self.reset()
@@ -171,35 +177,27 @@ class ContinuousBatch:
         """How many more may join."""
         return self.max_batch - self.running
 
-    @property
-    def soonest(self) -> int:
-        """The fewest tokens after which a text must end."""
-        return min(
-            row.settings.max_new_tokens - int(length)
-            for row, length in zip(self._rows, self._numbers["length"], strict=True)
-            if row is not None
-        )
-
     def warm_up(self, progress: Callable[[str], None] = lambda line: None) -> None:
         """Compiles all that there is to compile, so that no text waits for it; while no text is there.
 
         Args:
             progress: Is told what comes next.
         """
-        widths = sorted({min(width, self.context - 1) for width in _WIDTHS})
-        reads = itertools.product(widths, self._slot_counts, (1, TOGETHER))
-        reads = [(width, slots, rows) for width, slots, rows in reads if width < slots and (rows == 1 or width <= _SHORT)]
-        for width, slots, rows in reads if self._jit_compile else reads[:1]:
+        for rows, width in self._costs if self._jit_compile else []:
             progress(f"reading {rows} x {width} tokens")
-            self._slots = slots
-            self._read_all([[self._end_id] * width] * rows)
+            prompts = [[self._end_id] * min(width, self.context - 1)] * rows
+            for _ in range(3):  # the first one compiles
+                began = time.perf_counter()
+                self._read_all(prompts)["salt"].numpy()
+                self._costs[rows, width] = time.perf_counter() - began
         sizes = list(itertools.product(self._batches, self._slot_counts))
         for batch, slots in sizes if self._jit_compile else sizes[:1]:
             progress(f"drawing {batch} texts in {slots} slots")
             self._arrange(batch, 0, slots)
             self._draw(0, False)
-            for rows in (1, TOGETHER)[: 1 if batch == 1 else 2]:
-                self._put([0] * rows, [[self._end_id]] * rows, self._read_all([[self._end_id]] * rows), [self._never] * rows)
+            for rows, length in [*((rows, 1) for rows in _ROWS if rows <= batch), *((1, fewer) for fewer in self._slot_counts[1:])]:
+                carry = self._read_all([[self._end_id] * min(length, self.context - 1)] * rows)
+                self._put([0] * rows, [[self._end_id]] * rows, carry, [self._never] * rows)
         self.reset()
 
     def groups(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -209,19 +207,23 @@ class ContinuousBatch:
             lengths: Of each prompt, in tokens.
 
         Returns:
-            Their numbers, in groups of `TOGETHER` at most, by the first of each.
+            Their numbers, in groups of `TOGETHER` at most, by the first of each: those that take least time in all.
         """
-        by_width: dict[int, list[list[int]]] = {}
-        for number, length in enumerate(lengths):
-            groups = by_width.setdefault(_width(length), [])
-            if not groups or len(groups[-1]) == TOGETHER:
-                groups.append([])
-            groups[-1].append(number)
-        found: list[list[int]] = []
-        for width, groups in by_width.items():
-            for group in groups:
-                found += [group] if width <= _SHORT and len(group) > _FEW else [[number] for number in group]
-        return sorted(found)
+        order = sorted(range(len(lengths)), key=lambda number: lengths[number], reverse=True)
+        best: list[tuple[float, list[list[int]]]] = [(0.0, [])]  # for the longest of them, however many
+        for end in range(1, len(order) + 1):
+            ways = []
+            for first in range(max(0, end - TOGETHER), end):
+                rows, width = self._form(end - first, lengths[order[first]])
+                if (rows, width) in self._costs:
+                    seconds, groups = best[first]
+                    ways.append((seconds + self._costs[rows, width], [*groups, sorted(order[first:end])]))
+            best.append(min(ways))
+        return sorted(best[-1][1])
+
+    def _form(self, prompts: int, longest: int) -> tuple[int, int]:
+        """Rows and width in which some prompts are read together."""
+        return next(rows for rows in _ROWS if rows >= prompts), next(width for width in _WIDTHS if width >= longest)
 
     def read(self, newcomers: Sequence[Newcomer]) -> Prompts:
         """Reads some prompts in one call; the texts that are being drawn stay as they are.
@@ -281,7 +283,7 @@ class ContinuousBatch:
         self._shrink()
         if not self.running:
             return {}
-        if self._slots - self._position < most:
+        if self._slots - self._position < most or self._slots_for(2 * self._needed()) < self._slots:
             self._arrange(len(self._rows), self._needed())
         before = self._numbers["length"]
         with_logprobs = any(row is not None and row.settings.top_logprobs is not None for row in self._rows)
@@ -308,6 +310,9 @@ class ContinuousBatch:
         paddings = [self._numbers["padding"][number] for number, row in enumerate(self._rows) if row is not None]
         return self._position - int(min(paddings, default=self._position))
 
+    def _slots_for(self, position: int) -> int:
+        return next((slots for slots in self._slot_counts if slots - position >= _SLACK), self._slot_counts[-1])
+
     def _shrink(self) -> None:
         """Goes on with a smaller batch once it has been enough for a while."""
         enough = next(size for size in self._batches if size >= self.running)
@@ -323,7 +328,7 @@ class ContinuousBatch:
         """
         shift = self._position - position
         if slots is None:
-            slots = next((size for size in self._slot_counts if size - position >= _SLACK), self._slot_counts[-1])
+            slots = self._slots_for(position)
         order = list(range(len(self._rows)))
         if batch < len(order):
             order = sorted(order, key=lambda number: self._rows[number] is None)[:batch]
@@ -339,14 +344,13 @@ class ContinuousBatch:
 
     def _read_all(self, prompts: Sequence[list[int]]) -> Carry:
         longest = max(map(len, prompts))
-        width = _width(longest) if self._jit_compile else max(2, longest)
-        rows = TOGETHER if self._jit_compile and len(prompts) > 1 else len(prompts)
+        rows, width = self._form(len(prompts), longest) if self._jit_compile else (len(prompts), max(2, longest))
         padded, padding = np.zeros([rows, width], np.int32), np.zeros(rows, np.int32)
         for number in range(rows):  # the last one fills what is left, and is then written over itself
             ids = prompts[min(number, len(prompts) - 1)]
             padding[number] = width - len(ids)
             padded[number, padding[number] :] = ids
-        slots = next(slots for slots in self._slot_counts if slots >= max(self._slots, longest))
+        slots = next(slots for slots in self._slot_counts if slots >= min(width, self.context))
         return self._read(tf.constant(padded), tf.constant(padding), tf.zeros([slots], tf.bool))
 
     def _put(self, numbers: list[int], prompts: Sequence[list[int]], carry: Carry, biases: Sequence[np.ndarray] = ()) -> None:
@@ -361,8 +365,6 @@ class ContinuousBatch:
         elif not self.running:
             self._position = size
         state, history = carry["state"], carry["history"]
-        if len(history) != self._slots + 1:  # others have come in between
-            state, history = self._fitted(state, history, tf.constant(self._slots))
         of_rows = lambda values: list(values) + [values[-1]] * (history.shape[1] - len(values))
         bias = np.stack(of_rows(biases or [self._never]))
         begins = tf.constant(bool(biases))
@@ -417,7 +419,6 @@ class ContinuousBatch:
         history, size = tf.TensorSpec([None, None], tf.int32), self._decoder.vocabulary_size
         counts = [tf.TensorSpec([None, size], tf.int32), tf.TensorSpec([None, size], tf.float32)]
         self._write = self._compiled(self._write_rows, row, number, flag, states, history, *counts)
-        self._fitted = tf.function(self._fit, [self._packed(states), history, number], autograph=False)
         self._resize = tf.function(self._move, [row, number, number], autograph=False)
         self._advance = {}
         for batch in (1, None):
@@ -433,9 +434,6 @@ class ContinuousBatch:
         carry = begin(self._decoder, prompt, padding, slots=tf.shape(room)[0])
         return {name: carry[name] for name in ("state", "history", "seen", "salt")}
 
-    def _fit(self, state: State, history: tf.Tensor, slots: tf.Tensor) -> tuple[State, tf.Tensor]:
-        return self._decoder.moved(state, tf.constant(0), slots), moved_slots(history, 0, 0, slots + 1)
-
     def _write_rows(
         self,
         numbers: tf.Tensor,
@@ -448,10 +446,10 @@ class ContinuousBatch:
     ) -> None:
         """Puts what was read into rows, from slot `first` on. Assigned to a part of a variable, it would be copied; XLA need not."""
         written = lambda before, rows: tf.tensor_scatter_nd_update(before, numbers[:, None], rows)
-        moved = lambda part, axis: moved_slots(part, axis, -first, tf.shape(part)[axis])
+        moved = lambda part, axis, whole: moved_slots(part, axis, -first, tf.shape(whole)[axis])
         for variable, part, grows in zip(self._state, parts, self._grows, strict=True):
-            variable.assign(written(variable, moved(part, 2) if grows else part))
-        self._history.assign(tf.transpose(written(tf.transpose(self._history), tf.transpose(moved(history, 0)))))
+            variable.assign(written(variable, moved(part, 2, variable) if grows else part))
+        self._history.assign(tf.transpose(written(tf.transpose(self._history), tf.transpose(moved(history, 0, self._history)))))
         for variable, rows in zip(self._by_token, (seen, tf.zeros_like(seen), bias), strict=True):
             variable.assign(written(variable, tf.where(begins, rows, tf.gather(variable, numbers))))
 
@@ -488,10 +486,6 @@ class ContinuousBatch:
         last = tf.minimum(position + 1 + tf.range(MOST_STEPS), tf.shape(carry["history"])[0] - 1)
         drawn = tf.concat([tf.gather(carry["history"], last), tf.stack([carry[name] for name in _CHANGING])], axis=0)
         return [drawn, *(carry[name] for name in _KEPT)]
-
-
-def _width(length: int) -> int:
-    return next(width for width in _WIDTHS if width >= length)
 
 
 def _part(ids: np.ndarray, reason: int, kept: list[np.ndarray], number: int, top_logprobs: int | None) -> Continuation:

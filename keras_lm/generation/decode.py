@@ -259,20 +259,34 @@ def filtered(logits: tf.Tensor, carry: Carry, end: tf.Tensor, knobs: Knobs, rule
     logits = filters.apply_repetition_penalty(logits, carry["seen"], knobs.repetition_penalty)
     logits = filters.apply_presence_penalty(logits, carry["fresh"], knobs.presence_penalty)
     logits = filters.apply_frequency_penalty(logits, carry["fresh"], knobs.frequency_penalty)
-    history = tf.transpose(carry["history"])
-    logits = filters.forbid_repeated_ngrams(logits, history, carry["padding"], end, knobs.no_repeat_ngram_size)
     logits = filters.add_bias(logits, rules.bias)
     logits = filters.hold_back_end(logits, carry["length"], knobs.min_new_tokens, rules.end_id)
     if rules.constraint is not None:
         left = rules.limit - carry["length"]
         allowed = automata.allowed(rules.constraint, rules.degree, carry["place"], left, logits.shape[-1], rules.end_id)
         logits = tf.where(allowed, logits, filters.FORBIDDEN)
-    return shaped(logits, knobs)
+    logits = filters.apply_temperature(logits, knobs.temperature)
+
+    def cut() -> tf.Tensor:
+        history = tf.transpose(carry["history"])
+        return _cut(filters.forbid_repeated_ngrams(logits, history, carry["padding"], end, knobs.no_repeat_ngram_size), knobs)
+
+    return tf.cond(_any_cuts(knobs) | tf.reduce_any(knobs.no_repeat_ngram_size > 0), cut, lambda: logits)
 
 
 def shaped(logits: tf.Tensor, knobs: Knobs) -> tf.Tensor:
     """The filters that look at nothing but the logits, in their order."""
     logits = filters.apply_temperature(logits, knobs.temperature)
+    return tf.cond(_any_cuts(knobs), lambda: _cut(logits, knobs), lambda: logits)
+
+
+def _any_cuts(knobs: Knobs) -> tf.Tensor:
+    """Whether `_cut` does anything. Asked once: XLA copies the logits for each filter that may be left out."""
+    on = (knobs.top_k > 0) | (knobs.min_p > 0) | (knobs.epsilon_cutoff > 0) | (knobs.eta_cutoff > 0)
+    return tf.reduce_any(on | (knobs.top_p < 1) | (knobs.typical_p < 1))
+
+
+def _cut(logits: tf.Tensor, knobs: Knobs) -> tf.Tensor:
     logits = filters.keep_top_k(logits, knobs.top_k)
     logits = filters.keep_top_p(logits, knobs.top_p)
     logits = filters.keep_min_p(logits, knobs.min_p)

@@ -332,7 +332,6 @@ def choose(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -> tf.
     >>> choose(tf.math.log([[0.5, 0.5], [0.5, 0.5]]), tf.constant([0.3, 0.8]), tf.ones([2])).numpy().tolist()
     [0, 1]
     """
-    greedy = tf.argmax(logits, axis=-1, output_type=tf.int32)
 
     def draw() -> tf.Tensor:
         # In blocks, because XLA computes a running sum over n values in n² steps: √n blocks of √n values cost n.
@@ -350,8 +349,10 @@ def choose(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -> tf.
         place = tf.where((place < block) & (chosen > 0), place, tf.argmax(inside, axis=-1, output_type=tf.int32))
         return which * block + place
 
-    drawn = tf.cond(tf.reduce_any(temperature > 0), draw, lambda: greedy)
-    return tf.where(temperature > 0, drawn, greedy)
+    warm = temperature > 0
+    nothing = lambda: tf.zeros_like(warm, tf.int32)
+    drawn = tf.cond(tf.reduce_any(warm), draw, nothing)
+    return tf.where(warm, drawn, tf.cond(tf.reduce_all(warm), nothing, lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)))
 
 
 def _entropy(probabilities: tf.Tensor, log_probabilities: tf.Tensor) -> tf.Tensor:

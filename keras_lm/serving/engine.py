@@ -32,7 +32,7 @@ from keras_lm.generation.text import Token, check_length, prompt_ids, token_bias
 CANCELLED, ERROR = "cancelled", "error"
 """Why a text ended, besides `FINISH_REASONS`: its ticket was cancelled, or a step failed."""
 
-_CALL_SECONDS = 0.05  # texts go on for this long between two chances to join
+_CALL_SECONDS = 0.1  # texts go on for this long between two chances to join
 
 _log = logging.getLogger(__name__)
 
@@ -274,8 +274,6 @@ class Engine:
         if not self._running:
             return
         steps = MOST_STEPS if not self._step_seconds else max(1, min(MOST_STEPS, int(_CALL_SECONDS / self._step_seconds)))
-        if self._waiting and not self._batch.free:
-            steps = min(steps, self._batch.soonest)
         began, parts = time.monotonic(), {}
         with self._failures():
             parts = self._batch.step(steps)

@@ -1,8 +1,11 @@
+import itertools
 import random
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
+from keras_lm import models
 from keras_lm.generation.continuous import TOGETHER, ContinuousBatch, Newcomer
 from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
@@ -140,12 +143,86 @@ def test_a_batch_is_as_large_as_it_has_to_be():
     assert batch.step() == {}
 
 
-def test_short_prompts_of_like_length_are_read_together():
+def test_prompts_are_read_in_groups_that_take_least_time():
     batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, jit_compile=False)
-    assert batch.groups([5, 30, 6, 200, 16, 1, 31]) == [[0, 2, 4, 5], [1], [3], [6]]
-    assert batch.groups([5, 6, 7]) == [[0], [1], [2]]
-    assert list(map(len, batch.groups([9] * 12))) == [8, 4]
+    lengths = [5, 30, 6, 200, 16, 1, 31]
+    costs = {(1, 8): 3, (4, 8): 4, (8, 8): 6, (1, 16): 4, (4, 16): 6, (8, 16): 10, (1, 32): 6, (4, 32): 10, (8, 32): 20, (1, 256): 50}
+    batch._costs = costs
+    assert batch.groups(lengths) == [[0, 5], [1, 2, 4, 6], [3]]
+    batch._costs = {**costs, (8, 32): 13}  # one call for all the short ones
+    assert batch.groups(lengths) == [[0, 1, 2, 4, 5, 6], [3]]
+    batch._costs = {form: cost if form[0] == 1 else 100 for form, cost in costs.items()}
+    assert batch.groups(lengths) == [[number] for number in range(7)]
     assert batch.groups([]) == []
+
+
+def test_no_more_prompts_are_read_together_than_may():
+    batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, jit_compile=False)
+    groups = batch.groups([9] * 12)
+    assert sorted(itertools.chain(*groups)) == list(range(12))
+    assert max(map(len, groups)) == TOGETHER
+
+
+def longer_model():
+    """Texts of this one stand in 128, 192 or 332 slots."""
+    model = models.transformer_lm(20, context_length=300, embedding_dim=8, num_layers=1, num_heads=2)
+    model.set_weights([weights * 3 for weights in model.get_weights()])
+    return model
+
+
+def prompts_of_all_lengths(rng, count, longest):
+    wanted = {}
+    for number in range(count):
+        prompt, most = [rng.randrange(4, 20) for _ in range(int(longest ** rng.random()))], rng.randrange(1, 40)
+        wanted[number] = (prompt, SamplingSettings(max_new_tokens=most, min_new_tokens=most, seed=number), None)
+    return wanted
+
+
+def test_there_are_as_many_slots_as_the_texts_need():
+    model, rng = longer_model(), random.Random(4)
+    batch = ContinuousBatch(Decoder(model), **IDS, max_batch=5, jit_compile=False)
+    counts = []
+    step = batch.step
+
+    def noting(most):
+        parts = step(most)
+        counts.append(batch._slots)
+        return parts
+
+    batch.step = noting
+    wanted = prompts_of_all_lengths(rng, 30, 260)
+    check_equal(Sampler(model, **IDS, jit_compile=False), wanted, drawn_together(batch, wanted, rng))
+    changes = {(before, after) for before, after in itertools.pairwise(counts) if before != after}
+    assert {before < after for before, after in changes} == {True, False}  # more of them, and fewer again
+    assert set(counts) == {128, 192, 332}
+
+
+@pytest.mark.parametrize("model", [longer_model, lambda: model_of("gru")], ids=["transformer", "gru"])
+def test_warming_up_meets_every_form_that_comes_later(model):
+    """XLA compiles for shapes; none of those below is new to it."""
+    batch, rng = ContinuousBatch(Decoder(model()), **IDS, max_batch=20, jit_compile=False), random.Random(5)
+    batch._jit_compile = True  # prompts are padded as they are for XLA, whose time this test does without
+    met = set()
+
+    def noting(name, function):
+        def call(*inputs):
+            shapes = tuple(tuple(part.shape) for part in tf.nest.flatten(inputs))
+            met.add((name, shapes, tuple(batch._history.shape) if name == "read" else tuple(tf.shape(batch._history).numpy())))
+            return function(*inputs)
+
+        return call
+
+    batch._read, batch._write = noting("read", batch._read), noting("write", batch._write)
+    batch._advance = {rows: noting("advance", function) for rows, function in batch._advance.items()}
+    batch.warm_up()
+    known = set(met)
+    waiting = list(prompts_of_all_lengths(rng, 150, min(290, batch.context - 1)).items())
+    while waiting or batch.running:
+        taken = [waiting.pop() for _ in range(min(len(waiting), batch.free, rng.randrange(12)))]
+        for group in batch.groups([len(wanted[0]) for _, wanted in taken]):
+            batch.join(batch.read([newcomer(taken[number][0], *taken[number][1]) for number in group]))
+        batch.step(rng.choice([1, 3, 8]))
+    assert met == known
 
 
 def test_what_cannot_be_read():
