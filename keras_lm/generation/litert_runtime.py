@@ -8,6 +8,7 @@ the numbers of `SamplingSettings`: the same knobs, and the same random numbers, 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ class Step:
 
     def __init__(self, model: bytes | str | os.PathLike, memory: Sequence[Memory], num_threads: int | None = None):
         self._memory = list(memory)
+        ends = list(itertools.accumulate(entry.width for entry in self._memory))
+        self._columns = [(entry, slice(end - entry.width, end)) for entry, end in zip(self._memory, ends, strict=True)]  # of `rows`
         self._interpreter = _interpreter(model, num_threads)
         self._describe()
         self._slots, self._views = 0, dict[str, np.ndarray]()
@@ -165,14 +168,15 @@ class Step:
     def _take_in(self, rows: np.ndarray) -> None:
         """Writes new rows, `(batch, n, sum of widths)`, into the slots behind the text, or the last states in place of the old."""
         batch, count, _ = rows.shape
-        end, column = self._slots + count, 0
-        for entry in self._memory:
-            new, view = rows[:, :, column : column + entry.width], self._views[entry.name]
-            if entry.kind == "cache":
-                view[..., self._slots : end] = new.reshape(batch, count, *entry.sizes).transpose(0, 2, 3, 1)
+        end, last = self._slots + count, rows[:, -1]
+        for entry, columns in self._columns:
+            view = self._views[entry.name]
+            if entry.kind == "state":
+                view[:] = last[:, columns]
+            elif count == 1:
+                view[..., self._slots] = last[:, columns].reshape(batch, *entry.sizes)
             else:
-                view[:] = new[:, -1]
-            column += entry.width
+                view[..., self._slots : end] = rows[:, :, columns].reshape(batch, count, *entry.sizes).transpose(0, 2, 3, 1)
         if "mask" in self._views:
             self._views["mask"][..., self._slots : end] = 0.0
         self._slots = end
@@ -263,17 +267,18 @@ class Texts:
         room: np.ndarray,
         end_id: int,
     ):
-        self.history, self.length, self.reason = history, length, reason
-        self._counts, self._uncounted = (seen, fresh), list[tuple[np.ndarray, np.ndarray]]()
+        self.history = history
+        # Numbers of Python: for a few rows an operation of NumPy takes longer than all that is done with them.
+        self._length, self._reason = length.tolist(), reason.tolist()
+        self._counts, self._uncounted = (seen, fresh), list[tuple[int, int]]()
         self._end, self._padding, self._salt, self._end_id = end, padding, salt, end_id
         self._bias = np.broadcast_to(bias, seen.shape)
-        self._most, self._limit = knobs["max_new_tokens"], np.minimum(knobs["max_new_tokens"], room)
+        self._most, self._limit = knobs["max_new_tokens"].tolist(), np.minimum(knobs["max_new_tokens"], room).tolist()
         self._seed = knobs["seed"]
         self._knobs = [{name: values[row].item() for name, values in knobs.items()} for row in range(len(reason))]
         self._greedy = all(numpy_filters.nothing_filters(row) and row["temperature"] == 0 for row in self._knobs)
-        self._rows = np.arange(len(reason))
-        self._first, self._uniforms = self.length, np.zeros([len(reason), 0], np.float32)
-        self.running = bool((reason < 0).any())
+        self._first, self._uniforms = length, np.zeros([len(reason), 0], np.float32)
+        self.running = min(self._reason, default=0) < 0
 
     @classmethod
     def of_prompt(cls, ids: Sequence[int], settings: SamplingSettings, *, seed: int, bias: np.ndarray, room: int, end_id: int) -> Texts:
@@ -314,6 +319,16 @@ class Texts:
         )
 
     @property
+    def length(self) -> np.ndarray:
+        """`(batch,)` int32: how many new tokens each row has."""
+        return np.array(self._length, np.int32)
+
+    @property
+    def reason(self) -> np.ndarray:
+        """`(batch,)` int32: why each row ended, an index into `FINISH_REASONS`; -1 where it goes on."""
+        return np.array(self._reason, np.int32)
+
+    @property
     def seen(self) -> np.ndarray:
         """`(batch, vocabulary)` int32: how often each token stands in a row."""
         return self._up_to_date()[0]
@@ -325,9 +340,9 @@ class Texts:
 
     def _up_to_date(self) -> tuple[np.ndarray, np.ndarray]:
         # Counted when somebody asks: few texts have a rule that needs the counts at every step.
-        for drawn, token in self._uncounted:
+        for row, token in self._uncounted:
             for counts in self._counts:
-                counts[self._rows[drawn], token[drawn]] += 1
+                counts[row, token] += 1
         self._uncounted.clear()
         return self._counts
 
@@ -340,30 +355,35 @@ class Texts:
         Returns:
             `(batch,)` int32; 0 for rows that have ended.
         """
-        running = self.reason < 0
         if self._greedy:
             logits = logits + self._bias
-            token = logits.argmax(axis=1).astype(np.int32)
-            drawn = running & (logits[self._rows, token] > numpy_filters.FORBIDDEN)
-        else:
-            token, drawn = np.zeros(len(running), np.int32), running.copy()
-            for row in running.nonzero()[0].tolist():
-                token[row], drawn[row] = self._draw_row(row, logits[row])
-        token *= drawn
-        self.history[self._end] = token
+            chosen = logits.argmax(axis=1).tolist()
+        tokens = [0] * len(self._reason)
+        for row, reason in enumerate(self._reason):
+            if reason >= 0:
+                continue
+            if self._greedy:
+                token = chosen[row] if logits[row, chosen[row]] > numpy_filters.FORBIDDEN else None
+            else:
+                token = self._draw_row(row, logits[row])
+            if token is None:
+                self._reason[row] = BLOCKED
+                continue
+            tokens[row] = token
+            self._length[row] += 1
+            self._uncounted.append((row, token))
+            if token == self._end_id:
+                self._reason[row] = END
+            elif self._length[row] >= self._limit[row]:
+                self._reason[row] = LENGTH if self._length[row] >= self._most[row] else CONTEXT
+        self.running = min(self._reason, default=0) < 0
+        self.history[self._end] = tokens
         self._end += 1
-        self._uncounted.append((drawn, token))
-        self.length = self.length + drawn
-        ended = running & ((token == self._end_id) | (self.length >= self._limit) | ~drawn)
-        if ended.any():
-            full = np.where(self.length >= self._most, LENGTH, CONTEXT)
-            why = np.where(drawn, np.where(token == self._end_id, END, full), BLOCKED)
-            self.reason = np.where(ended, why, self.reason)
-            self.running = bool((self.reason < 0).any())
-        return token
+        return np.array(tokens, np.int32)
 
-    def _draw_row(self, row: int, logits: np.ndarray) -> tuple[int, bool]:
-        knobs, length = self._knobs[row], int(self.length[row])
+    def _draw_row(self, row: int, logits: np.ndarray) -> int | None:
+        """The next token of a row, or `None` where all are forbidden."""
+        knobs, length = self._knobs[row], self._length[row]
         counting = knobs["repetition_penalty"] != 1 or knobs["presence_penalty"] or knobs["frequency_penalty"]
         seen, fresh = self._up_to_date() if counting else self._counts
         logits = numpy_filters.filtered(
@@ -376,9 +396,7 @@ class Texts:
             length=length,
             end_id=self._end_id,
         )
-        if logits.max() == numpy_filters.FORBIDDEN:
-            return 0, False
-        return numpy_filters.choose(logits, self._uniform(row, length), knobs["temperature"]), True
+        return numpy_filters.choose(logits, self._uniform(row, length), knobs["temperature"])
 
     def _uniform(self, row: int, length: int) -> float:
         """Number `length` of the row's sequence; many are made at a time, since one costs as much."""

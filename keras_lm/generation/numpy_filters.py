@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 
 FORBIDDEN = np.float32("-inf")
+_FEW = 1024  # numbers that are summed sooner than searched for those that count
 
 KNOBS = (
     "max_new_tokens",
@@ -168,32 +169,40 @@ def cut_eta(logits: np.ndarray, eta: float) -> np.ndarray:
     return _cut(logits, probabilities, min(eta, np.sqrt(eta) * np.exp(-_entropy(probabilities, log_probabilities))))
 
 
-def choose(logits: np.ndarray, uniform: float, temperature: float) -> int:
+def choose(logits: np.ndarray, uniform: float, temperature: float) -> int | None:
     """Draws from softmax(logits) by inverting the cumulative distribution; at temperature 0 the largest logit.
 
     Args:
-        logits: `(vocabulary,)`, one of them at least over -inf.
+        logits: `(vocabulary,)`.
         uniform: In [0, 1).
         temperature: Only whether it is 0 counts.
+
+    Returns:
+        The token, or `None` where all are forbidden.
 
     Example:
 
     >>> [choose(np.log(np.float32([0.5, 0.5])), uniform, 1.0) for uniform in (0.3, 0.8)]
     [0, 1]
     """
+    largest = logits.argmax()
+    if logits[largest] == FORBIDDEN:
+        return None
     if temperature <= 0:
-        return int(logits.argmax())
-    places = np.flatnonzero(logits > FORBIDDEN)
-    kept = logits[places]
-    upto = np.exp(kept - kept.max()).cumsum(dtype=np.float64)
-    place = min(int(upto.searchsorted(uniform * upto[-1], side="right")), len(places) - 1)
-    return int(places[place])
+        return int(largest)
+    places = None if logits.size < _FEW else (logits > FORBIDDEN).nonzero()[0]
+    kept = logits if places is None else logits[places]
+    upto = np.exp(kept - logits[largest]).cumsum(dtype=np.float64)  # flat where a token is forbidden, which is passed over
+    place = int(upto.searchsorted(uniform * upto[-1], side="right"))
+    if place == len(kept):
+        return int(largest)
+    return place if places is None else int(places[place])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """`(vocabulary,)` → probabilities; -inf gives 0."""
-    weights = np.exp(logits - logits.max())
-    return weights / weights.sum()
+    weights = np.exp(logits - logits[logits.argmax()])  # faster than `max` for a few
+    return weights / np.add.reduce(weights)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
@@ -221,12 +230,16 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
     """
     count = min(256, values.size)
     while True:
-        largest = np.argpartition(values, values.size - count)[values.size - count :]
-        largest = largest[np.argsort(-values[largest])]
-        upto = weights[largest].cumsum()
+        if values is weights:  # then it does not matter which they are
+            largest = np.sort(values if count == values.size else np.partition(values, values.size - count)[values.size - count :])[::-1]
+            upto = largest.cumsum()
+        else:
+            places = np.argpartition(values, values.size - count)[values.size - count :] if count < values.size else np.arange(count)
+            places = places[np.argsort(-values[places])]
+            largest, upto = values[places], weights[places].cumsum()
         place = int(upto.searchsorted(np.float32(mass)))
         if place < count:
-            return values[largest[place]]
+            return largest[place]
         if count == values.size:
             return FORBIDDEN
         count = min(8 * count, values.size)
