@@ -145,11 +145,12 @@ class ContinuousBatch:
         self._grows = [part.shape != other.shape for part, other in zip(tf.nest.flatten(self._structure), grown, strict=True)]
         most = self.context + min(self.context, _SLACK)
         # What a step attends to grows with the slots; a history alone may as well have all from the beginning.
-        between = 32 * round((_FEWEST_SLOTS * most) ** 0.5 / 32)  # as much more than the fewest as less than the most
+        between = 32 * round((_FEWEST_SLOTS * most) ** 0.5 / 32)  # as many times the fewest as the most are of it
         fewer = [slots for slots in (_FEWEST_SLOTS, between) if any(self._grows) and 1.5 * slots <= most]
         self._slot_counts = [*fewer, most]
-        widths = [width for width in _WIDTHS if width < 2 * self.context]
-        reads = [(rows, width) for width in widths for rows in _ROWS if rows == 1 or width <= _SHORT]
+        widest = next(width for width in _WIDTHS if width >= self.context - 1)
+        reads = [(rows, width) for width in _WIDTHS if width <= widest for rows in _ROWS if rows == 1 or width <= _SHORT]
+        # What reading in a form takes: here in tokens, in seconds once it was measured.
         self._costs: dict[tuple[int, int], float] = {(rows, width): _A_CALL + rows * width for rows, width in reads}
         self._make_variables()
         self._make_functions()
@@ -186,10 +187,11 @@ class ContinuousBatch:
         for rows, width in self._costs if self._jit_compile else []:
             progress(f"reading {rows} x {width} tokens")
             prompts = [[self._end_id] * min(width, self.context - 1)] * rows
-            for _ in range(3):  # the first one compiles
-                began = time.perf_counter()
+            times = [time.perf_counter()]
+            for _ in range(3):
                 self._read_all(prompts)["salt"].numpy()
-                self._costs[rows, width] = time.perf_counter() - began
+                times.append(time.perf_counter())
+            self._costs[rows, width] = min(after - before for before, after in itertools.pairwise(times))  # the first one compiled
         sizes = list(itertools.product(self._batches, self._slot_counts))
         for batch, slots in sizes if self._jit_compile else sizes[:1]:
             progress(f"drawing {batch} texts in {slots} slots")

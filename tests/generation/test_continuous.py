@@ -163,6 +163,12 @@ def test_no_more_prompts_are_read_together_than_may():
     assert max(map(len, groups)) == TOGETHER
 
 
+def test_a_context_of_a_few_tokens():
+    model = models.transformer_lm(20, context_length=3, embedding_dim=8, num_layers=1, num_heads=1)
+    batch = ContinuousBatch(Decoder(model), **IDS, max_batch=2, jit_compile=False)
+    assert batch.groups([2, 1]) == [[0, 1]]
+
+
 def longer_model():
     """Texts of this one stand in 128, 192 or 332 slots."""
     model = models.transformer_lm(20, context_length=300, embedding_dim=8, num_layers=1, num_heads=2)
