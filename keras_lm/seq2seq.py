@@ -128,7 +128,7 @@ def transformer_seq2seq(
         x = normalization(normalization_kind, name="decoder_norm")(x)
     logits = embedding(x, reverse=True)
     if pointer:
-        logits = PointerGenerator(dtype="float32", name="pointer")(logits, x, memory, memory_visible, source)
+        logits = PointerGenerator(dtype="float32", name="pointer")(logits, x, target, memory, memory_visible, source)
     return keras.Model([source, target], logits, name="transformer_seq2seq")
 
 
@@ -198,7 +198,7 @@ def rnn_seq2seq(
         x = keras.layers.Dense(embedding_dim, name="to_embedding")(x)  # the embedding's width, to be used backwards
     logits = embedding(x, reverse=True)
     if pointer:
-        logits = PointerGenerator(dtype="float32", name="pointer")(logits, x, memory, memory_visible, source)
+        logits = PointerGenerator(dtype="float32", name="pointer")(logits, x, target, memory, memory_visible, source)
     return keras.Model([source, target], logits, name="rnn_seq2seq")
 
 

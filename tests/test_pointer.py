@@ -8,6 +8,7 @@ from keras_lm.pointer import PointerGenerator
 
 VOCABULARY, WIDTH, MEMORY_WIDTH = 11, 8, 6
 SOURCE = np.array([[5, 7, 7, 3], [4, 3, 0, 0]], np.int32)
+WRITTEN = np.array([[2, 5, 7], [2, 4, 9]], np.int32)
 
 
 def normal(seed, *shape):
@@ -19,6 +20,7 @@ def given():
     return {
         "inputs": tf.constant(normal(0, 2, 3, VOCABULARY)),
         "states": tf.constant(normal(1, 2, 3, WIDTH)),
+        "written": tf.constant(WRITTEN),
         "memory": tf.constant(normal(2, 2, 4, MEMORY_WIDTH)),
         "memory_visible": tf.constant(SOURCE != 0),
         "source": tf.constant(SOURCE),
@@ -39,16 +41,21 @@ def softmax(scores):
 
 
 def reference(layer, given):
-    kernel, gate_kernel, gate_bias = layer.get_weights()
-    logits, states, memory, visible, source = (np.array(value) for value in given.values())
+    kernel, gate_kernel, gate_bias, onward_kernel, onward_bias = layer.get_weights()
+    logits, states, written, memory, visible, source = (np.array(value) for value in given.values())
     probabilities = np.zeros_like(logits)
     for row in range(2):
-        places = np.flatnonzero(visible[row])
+        places, read, wrote = np.flatnonzero(visible[row]), [0, 0, *source[row]], [0, *written[row]]
         for time in range(3):
-            gate = 1 / (1 + np.exp(-(states[row, time] @ gate_kernel + gate_bias)[0]))
-            weights = softmax(np.array([states[row, time] @ (memory[row, place] @ kernel) for place in places]) / np.sqrt(WIDTH))
+            state = states[row, time]
+            gate = 1 / (1 + np.exp(-(state @ gate_kernel + gate_bias)[0]))
+            one, two = state @ onward_kernel + onward_bias
+            scores = np.array([state @ (memory[row, place] @ kernel) for place in places]) / np.sqrt(WIDTH)
+            for place in places:
+                if read[place + 1] == wrote[time + 1]:
+                    scores[place] += one + (two if read[place] == wrote[time] else 0)
             probabilities[row, time] = gate * softmax(logits[row, time])
-            for place, weight in zip(places, weights, strict=True):
+            for place, weight in zip(places, softmax(scores), strict=True):
                 probabilities[row, time, source[row, place]] += (1 - gate) * weight
     return probabilities
 
@@ -84,9 +91,9 @@ def test_gradients_are_those_of_finite_differences(layer, given):
 
 def test_what_is_certain_stays_finite(layer, given):
     """A gate that is closed, logits that are far apart: no infinite loss, no gradient that is not a number."""
-    kernel, gate_kernel, gate_bias = layer.get_weights()
+    kernel, gate_kernel, gate_bias, *onward = layer.get_weights()
     for closed in (-200.0, 200.0):
-        layer.set_weights([kernel, gate_kernel, np.full_like(gate_bias, closed)])
+        layer.set_weights([kernel, gate_kernel, np.full_like(gate_bias, closed), *onward])
         inputs = 1000 * given["inputs"]
         with tf.GradientTape() as tape:
             tape.watch(inputs)
@@ -101,6 +108,6 @@ def test_steps_read_the_source_once(layer, given):
     rest = {name: given[name] for name in ("memory", "memory_visible", "source")}
     padding = tf.zeros([2], tf.int32)
     for time in range(3):
-        part = {name: given[name][:, time : time + 1] for name in ("inputs", "states")}
-        outputs, cache = layer.extend(part["inputs"], cache, time, padding, part["states"], **(rest if time == 0 else {}))
+        inputs, states, written = (given[name][:, time : time + 1] for name in ("inputs", "states", "written"))
+        outputs, cache = layer.extend(inputs, cache, time, padding, states, written, **(rest if time == 0 else {}))
         np.testing.assert_allclose(outputs[:, 0], expected[:, time], atol=1e-5)

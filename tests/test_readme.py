@@ -53,18 +53,25 @@ def test_the_commands_of_the_readme_run(repository, tmp_path):
     (tmp_path / "pairs.tsv").write_text(pairs, encoding="utf-8")
     texts = "".join(f"text number {number}\t{'even' if number % 2 == 0 else 'odd'}\n" for number in range(200))
     (tmp_path / "texts.tsv").write_text(texts, encoding="utf-8")
+    letters = "".join(f"Call 555-01{number:02} or write to number.{number}@example.org.\n" for number in range(100))
+    (tmp_path / "letters.txt").write_text(letters)
     (tmp_path / "texts.txt").write_text(texts.replace("\t", " "), encoding="utf-8")
+    (tmp_path / "recipes").symlink_to(repository / "recipes")
     (commands,) = [block for block in blocks(repository / "README.md", "bash") if "runs/book" in block]
-    small = ["--steps", "4", "--evaluate-every", "2", "--embedding-dim", "16", "--sequence-length", "32"]
+    small = ["--steps", "4", "--evaluate-every", "2", "--embedding-dim", "16"]
     for line in commands.strip().splitlines():
         words = shlex.split(line, comments=True)
         if words[0] == "keras_lm-train" and "--resume" not in words:
-            words += [*small, *(["--sequence-length", "96"] if "answering" in words else [])]  # a question has up to 60 characters
-        if words[0] == "keras_lm-prepare":
-            words += ["--vocabulary-size", "320"]
+            words += small
+            if "--config" not in words:
+                words += ["--sequence-length", "96" if "answering" in words else "32"]  # a question has up to 60 characters
+        words += {"keras_lm-prepare": ["--vocabulary-size", "320"], "keras_lm-problems": ["--count", "1000"]}.get(words[0], [])
         environment = {**os.environ, "PATH": f"{BIN}:{os.environ['PATH']}"}
         result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL)
+        if "--learned" in words:  # what a model writes that has seen so little is no plan, and that is said
+            assert "the model's plan leads to no goal" in result.stderr
+            continue
         assert result.returncode == 0, (line, result.stderr)
-        if words[0] == "keras_lm-generate" and "runs/translator" not in words:
+        if words[0] == "keras_lm-generate" and "runs/translator" not in words and "--grammar" not in words:
             assert result.stdout.startswith("It was")
     assert (tmp_path / "saved_models" / "book" / "1" / "saved_model.pb").is_file()
