@@ -1,13 +1,13 @@
 """Encoder-decoders: trains each recipe with several seeds, and prints what they write for held-out sources, beside a floor.
 
     python benchmarks/seq2seq.py recipes/tatoeba-{transformer,gru}.yaml --corpus tatoeba-en-zh.tsv     # BLEU and chrF
-    python benchmarks/seq2seq.py recipes/headlines{-clauses,}.yaml                                    # ROUGE
+    python benchmarks/seq2seq.py recipes/headlines{-clauses,}.yaml --min-new-tokens 18                # ROUGE
     python benchmarks/seq2seq.py recipes/reverse-{transformer,bahdanau,luong}.yaml --lengths 24       # right to the letter, by length
 
 A recipe that starts from the `out` of another one named before it starts from that one's run of the same seed, which is not judged.
 Interrupted, it goes on where it was. Each seed is a run of its own under --out. The floor of a translation is that of the most similar
-sentence trained on; of a headline the text's first sentence, cut to a headline's mean length. Minutes are those of the training, from a
-run's first file to its last, so of a run that was interrupted too many.
+sentence trained on; of a headline the text's first sentence, cut to a headline's mean length, and whole. Minutes are those of the
+training, from a run's first file to its last, so of a run that was interrupted too many.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import dataclasses
 import random
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,17 +78,17 @@ def main() -> None:
         if args.lengths:
             by_length[stem] = [right_by_length(run, args.lengths) for run in finished]
         else:
-            floors[finished[0].settings.corpus] = _floor(finished[0], args.part)
+            floors |= _floors(finished[0], args.part)
         if args.json:
             write_json(args.json, rows, without=())
     names = SCORES[finished[0].settings.task]
-    print(f"\npython benchmarks/seq2seq.py {' '.join(map(str, args.recipes))} --seeds {' '.join(map(str, args.seeds))}\n")
+    print("\npython benchmarks/seq2seq.py", *sys.argv[1:], end="\n\n")
     print(f"| recipe | model | parameters | minutes | loss | {' | '.join(names)} | right to the letter |")
     print("|---|---|---|---|---|---" + "|---" * len(names) + "|")
     print(*(row.line() for row in rows), sep="\n")
-    for corpus, scores in floors.items():
+    for floor, scores in floors.items():
         cells = " | ".join(f"{scores[name]:.{2 if name in ('bleu', 'chrf') else 4}f}" for name in names)
-        print(f"| floor, {Path(corpus).name} | - | - | - | - | {cells} | - |")
+        print(f"| {floor} | - | - | - | - | {cells} | - |")
     if by_length:
         lengths = range(1, args.lengths + 1)
         print("\nRight to the letter, by length (those trained on end at 16), mean of the seeds:\n")
@@ -105,6 +106,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="in place of the recipes'")
     parser.add_argument("--part", choices=("validation", "test"), default="test", help="what is judged on (default: test)")
     parser.add_argument("--num-beams", type=int, default=4, help="default: 4")
+    parser.add_argument("--min-new-tokens", type=int, default=0, metavar="N", help="fewest tokens of what is written (default: 0)")
     parser.add_argument("--lengths", type=int, metavar="N", help="of copy and reverse: also random strings of each length up to N")
     parser.add_argument("--out", type=Path, default=Path("runs/seq2seq"), help="folder of the runs (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there as well")
@@ -118,7 +120,7 @@ def _row(stem: str, runs: list[Run], args: argparse.Namespace) -> Row:
 
     task = runs[0].settings.task
     evaluate: Callable = {"translation": translation, "summarization": summarization}[task].evaluate
-    results = [evaluate(run, args.part, num_beams=args.num_beams) for run in runs]
+    results = [evaluate(run, args.part, num_beams=args.num_beams, min_new_tokens=args.min_new_tokens) for run in runs]
     right = list(references(runs[0], args.part).values())
     return Row(
         recipe=stem,
@@ -136,11 +138,14 @@ def _minutes(run: Run) -> float:
     return (last - (run.folder / "tokens" / "manifest.json").stat().st_mtime) / 60
 
 
-def _floor(run: Run, part: str) -> dict[str, float]:
+def _floors(run: Run, part: str) -> dict[str, dict[str, float]]:
     from keras_lm.tasks import summarization, translation
 
-    task = {"translation": translation, "summarization": summarization}[run.settings.task]
-    return dataclasses.asdict(task.floor(run, part))
+    corpus = Path(run.settings.corpus).name
+    if run.settings.task == "translation":
+        return {f"floor, {corpus}": dataclasses.asdict(translation.floor(run, part))}
+    kinds = {f"floor, {corpus}, first sentences cut": False, f"floor, {corpus}, first sentences": True}
+    return {name: dataclasses.asdict(summarization.floor(run, part, whole=whole)) for name, whole in kinds.items()}
 
 
 def right_by_length(run: Run, longest: int, number: int = 100) -> dict[int, float]:

@@ -50,6 +50,13 @@ def parser() -> options.Parser:
     )
     result.add_argument("--num-beams", type=int, default=4, metavar="N", help="for runs of pairs: width of the beam search (default: 4)")
     result.add_argument(
+        "--min-new-tokens",
+        type=int,
+        default=0,
+        metavar="N",
+        help="for runs of pairs: fewest tokens of what is written; short headlines and summaries cost ROUGE (default: 0, off)",
+    )
+    result.add_argument(
         "--written",
         metavar="FILE",
         help="write a line for each text to FILE: source, text and references of pairs; of labels text, what is right, what was said",
@@ -77,6 +84,8 @@ def evaluate(arguments: Sequence[str] | None) -> int:
         raise UserError("--written is for runs of pairs and of texts with labels")
     if given.num_beams < 1:
         raise UserError(f"--num-beams must be at least 1, got {given.num_beams}")
+    if given.min_new_tokens < 0:
+        raise UserError(f"--min-new-tokens must be 0 or more, got {given.min_new_tokens}")
     if given.importance_samples < 0:
         raise UserError(f"--importance-samples must be 0 or more, got {given.importance_samples}")
     if given.corpus and not given.corpus.startswith("tfds:"):
@@ -102,14 +111,14 @@ def evaluate(arguments: Sequence[str] | None) -> int:
         if settings.has_latent:
             values |= _judge_vae(evaluator, tokens, result, given.importance_samples)
     if run.settings.reads_pairs:
-        values |= _judge(run, part, given.num_beams, given.written)
+        values |= _judge(run, part, {"num_beams": given.num_beams, "min_new_tokens": given.min_new_tokens}, given.written)
     elif examples:
         values |= _judge_labels(run, part, given.written)
     print(json.dumps(values, ensure_ascii=False))
     return 0
 
 
-def _judge(run: Run, part: str, num_beams: int, written: str | None) -> dict[str, object]:
+def _judge(run: Run, part: str, search: dict[str, int], written: str | None) -> dict[str, object]:
     """What a run of pairs writes for the sources of a split, in figures; and into a file, if it is to be read."""
     from keras_lm.tasks import summarization, translation
     from keras_lm.tasks.references import references
@@ -117,11 +126,11 @@ def _judge(run: Run, part: str, num_beams: int, written: str | None) -> dict[str
 
     task = translation if run.settings.task == "translation" else summarization
     right = references(run, part)
-    scores, texts = task.evaluate(run, part, num_beams=num_beams, progress=options.progress_bar(len(right), "text"))
+    scores, texts = task.evaluate(run, part, **search, progress=options.progress_bar(len(right), "text"))
     if written:
         _write(written, ((source, text, *right[source]) for source, text in zip(right, texts, strict=True)))
     exact = exact_match(texts, list(right.values()))
-    return {"num_beams": num_beams, **dataclasses.asdict(scores), "exact": exact, "floor": dataclasses.asdict(task.floor(run, part))}
+    return {**search, **dataclasses.asdict(scores), "exact": exact, "floor": dataclasses.asdict(task.floor(run, part))}
 
 
 def _judge_vae(evaluator, tokens, result, samples: int) -> dict[str, object]:

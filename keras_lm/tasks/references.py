@@ -40,6 +40,7 @@ def write(
     *,
     num_beams: int = 4,
     no_repeat_ngram_size: int = 0,
+    min_new_tokens: int = 0,
     max_new_tokens: int = 64,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -51,14 +52,14 @@ def write(
         sources: Any number of texts.
         num_beams: Texts followed at a time; 1 takes the most probable token at each step.
         no_repeat_ngram_size: No sequence of this many tokens comes twice in a target; 0 is off.
-        max_new_tokens: Most tokens of a target.
+        min_new_tokens, max_new_tokens: Fewest and most tokens of a target. The fewest that are best are found on the validation part.
         batch_size: Sources at a time; the last ones are joined by some of the first, so that one size is compiled.
         progress: Is told the number of sources done.
 
     Returns:
         A text for each source, in their order.
     """
-    limits = {"max_new_tokens": max_new_tokens, "no_repeat_ngram_size": no_repeat_ngram_size}
+    limits = {"min_new_tokens": min_new_tokens, "max_new_tokens": max_new_tokens, "no_repeat_ngram_size": no_repeat_ngram_size}
     order = sorted(range(len(sources)), key=lambda number: len(sources[number]))
     written = [""] * len(sources)
     for start in range(0, len(order), batch_size):

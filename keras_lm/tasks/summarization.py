@@ -13,19 +13,25 @@ from keras_lm.training.run import Run
 
 
 def evaluate(
-    run: Run, part: str = "test", *, num_beams: int = 4, no_repeat_ngram_size: int = 3, progress: Callable[[int], None] | None = None
+    run: Run,
+    part: str = "test",
+    *,
+    num_beams: int = 4,
+    no_repeat_ngram_size: int = 3,
+    min_new_tokens: int = 0,
+    progress: Callable[[int], None] | None = None,
 ) -> tuple[SummaryScores, list[str]]:
     """ROUGE of a run's summaries of a split.
 
     Args:
         run: Of `--task summarization`.
         no_repeat_ngram_size: No sequence of this many tokens comes twice in a summary (Paulus et al. 2017, arXiv:1705.04304); 0 is off.
-        part, num_beams, progress: As in `keras_lm.tasks.translation.evaluate`, whose errors it raises.
+        part, num_beams, min_new_tokens, progress: As in `keras_lm.tasks.translation.evaluate`, whose errors it raises.
     """
     right = references(run, part)
     sources = list(right)
-    limits = {"num_beams": num_beams, "no_repeat_ngram_size": no_repeat_ngram_size, "max_new_tokens": run.settings.sequence_length}
-    found = write(run.make_generator(), sources, **limits, progress=progress)
+    limits = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": run.settings.sequence_length}
+    found = write(run.make_generator(), sources, no_repeat_ngram_size=no_repeat_ngram_size, **limits, progress=progress)
     return summary_scores(found, list(right.values()), language_of(right)), found
 
 

@@ -13,14 +13,14 @@ from keras_lm.training.run import Run
 
 
 def evaluate(
-    run: Run, part: str = "test", *, num_beams: int = 4, progress: Callable[[int], None] | None = None
+    run: Run, part: str = "test", *, num_beams: int = 4, min_new_tokens: int = 0, progress: Callable[[int], None] | None = None
 ) -> tuple[TranslationScores, list[str]]:
     """BLEU and chrF of a run's translations of a split.
 
     Args:
         run: Of `--task translation`.
         part: `train`, `validation` or `test`.
-        num_beams: As in `keras_lm.tasks.references.write`.
+        num_beams, min_new_tokens: As in `keras_lm.tasks.references.write`.
         progress: Is told the number of sources done.
 
     Returns:
@@ -31,7 +31,8 @@ def evaluate(
     """
     right = references(run, part)
     sources, settings = list(right), run.settings
-    found = write(run.make_generator(), sources, num_beams=num_beams, max_new_tokens=settings.sequence_length, progress=progress)
+    limits = {"num_beams": num_beams, "min_new_tokens": min_new_tokens, "max_new_tokens": settings.sequence_length}
+    found = write(run.make_generator(), sources, **limits, progress=progress)
     return translation_scores(found, list(right.values()), language_of(right)), found
 
 

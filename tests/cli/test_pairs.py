@@ -89,6 +89,7 @@ def test_what_is_not_for_pairs_is_refused(capsys, small_pair_run, exported, pair
     assert "a source is empty: give at least one word" in refused(capsys, "generate", run, "--prompt", " ")
     assert "--corpus is for language models" in refused(capsys, "evaluate", run, "--corpus", pairs)
     assert "--num-beams must be at least 1, got 0" in refused(capsys, "evaluate", run, "--num-beams", 0)
+    assert "--min-new-tokens must be 0 or more, got -1" in refused(capsys, "evaluate", run, "--min-new-tokens", -1)
     assert "an encoder-decoder is exported without XLA: leave --xla out" in refused(capsys, "export", run, "--xla")
     assert "an encoder-decoder is exported as a SavedModel" in refused(capsys, "export", run, "--format", "tflite")
     assert "a model for translation" in refused(capsys, "export", run, "--format", "transformers")
@@ -119,6 +120,9 @@ def test_evaluate_judges_what_is_written(capsys, small_pair_run):
     assert result["bleu"] == pytest.approx(bleu.score)
     assert result["exact"] == pytest.approx(sum(text == reference for _, text, reference in rows) / len(rows))
     assert {"bleu", "chrf", "texts", "signature"} == set(result["floor"])
+    status, out, error = call(capsys, "evaluate", small_pair_run.folder, *flags, "--min-new-tokens", 12)
+    assert (status, json.loads(out)["min_new_tokens"]) == (0, 12), error
+    assert min(len(line.split("\t")[1]) for line in pathlib.Path("written.tsv").read_text().splitlines()) > 8  # targets have three to five
 
 
 @pytest.mark.slow
