@@ -22,6 +22,7 @@ _EPILOG = """examples:
   keras_lm-evaluate runs/quickstart --part validation
   keras_lm-evaluate runs/quickstart --corpus other.txt
   keras_lm-evaluate runs/translation --num-beams 4 --written translations.tsv
+  keras_lm-evaluate runs/headlines --min-new-tokens 18
 
 Prints one line of JSON: loss (nats a token), perplexity, bits_per_character, bits_per_byte, and the counts behind them. Of a run of
 --task translation or summarization what it writes for the sources is judged too, by BLEU and chrF or by ROUGE, beside a floor: the

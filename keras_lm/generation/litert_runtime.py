@@ -276,6 +276,7 @@ class Texts:
         self._most, self._limit = knobs["max_new_tokens"].tolist(), np.minimum(knobs["max_new_tokens"], room).tolist()
         self._seed = knobs["seed"]
         self._knobs = [{name: values[row].item() for name, values in knobs.items()} for row in range(len(reason))]
+        self._filters = [numpy_filters.Filters(row, end_id) for row in self._knobs]
         self._greedy = all(numpy_filters.nothing_filters(row) and row["temperature"] == 0 for row in self._knobs)
         self._first, self._uniforms = length, np.zeros([len(reason), 0], np.float32)
         self.running = min(self._reason, default=0) < 0
@@ -383,20 +384,17 @@ class Texts:
 
     def _draw_row(self, row: int, logits: np.ndarray) -> int | None:
         """The next token of a row, or `None` where all are forbidden."""
-        knobs, length = self._knobs[row], self._length[row]
-        counting = knobs["repetition_penalty"] != 1 or knobs["presence_penalty"] or knobs["frequency_penalty"]
-        seen, fresh = self._up_to_date() if counting else self._counts
-        logits = numpy_filters.filtered(
+        filters, length = self._filters[row], self._length[row]
+        seen, fresh = self._up_to_date() if filters.counts else self._counts
+        logits = filters(
             logits,
-            knobs,
             bias=self._bias[row],
             text=self.history[self._padding[row] : self._end, row],
             seen=seen[row],
             fresh=fresh[row],
             length=length,
-            end_id=self._end_id,
         )
-        return numpy_filters.choose(logits, self._uniform(row, length), knobs["temperature"])
+        return numpy_filters.choose(logits, self._uniform(row, length), self._knobs[row]["temperature"])
 
     def _uniform(self, row: int, length: int) -> float:
         """Number `length` of the row's sequence; many are made at a time, since one costs as much."""

@@ -51,62 +51,64 @@ def nothing_filters(knobs: Mapping[str, float]) -> bool:
     return all(knobs[name] == value for name, value in _OFF.items())
 
 
-def filtered(
-    logits: np.ndarray,
-    knobs: Mapping[str, float],
-    *,
-    bias: np.ndarray,
-    text: np.ndarray,
-    seen: np.ndarray,
-    fresh: np.ndarray,
-    length: int,
-    end_id: int,
-) -> np.ndarray:
-    """All rules and filters in their order.
+class Filters:
+    """All rules and filters of a row, in their order; what is off is left out once, not at every token.
 
     Args:
-        logits: `(vocabulary,)`, the model's own.
         knobs: A number for each of `KNOBS`.
-        bias: `(vocabulary,)`, added to the logits; -inf forbids a token.
-        text: `(n,)` int32: prompt and new tokens so far.
-        seen, fresh: `(vocabulary,)` int32: how often each token stands in `text`, and among the new ones.
-        length: How many new tokens there are.
         end_id: The token that ends a text.
+
+    Attributes:
+        counts: Whether a rule asks how often tokens stand in the text.
 
     Example:
 
-    >>> knobs = {**_OFF, "temperature": 1.0, "top_k": 2}
+    >>> filters = Filters({**_OFF, "temperature": 1.0, "top_k": 2}, end_id=0)
     >>> none = np.zeros(3, np.int32)
     >>> logits, text = np.array([1.0, 3.0, 2.0], np.float32), none[:0]
-    >>> filtered(logits, knobs, bias=np.zeros(3, np.float32), text=text, seen=none, fresh=none, length=0, end_id=0).tolist()
+    >>> filters(logits, bias=np.zeros(3, np.float32), text=text, seen=none, fresh=none, length=0).tolist()
     [-inf, 3.0, 2.0]
     """
-    if knobs["repetition_penalty"] != 1:
-        logits = apply_repetition_penalty(logits, seen, knobs["repetition_penalty"])
-    if knobs["presence_penalty"]:
-        logits = logits - np.where(fresh > 0, np.float32(knobs["presence_penalty"]), np.float32(0))
-    if knobs["frequency_penalty"]:
-        logits = logits - fresh.astype(np.float32) * np.float32(knobs["frequency_penalty"])
-    if knobs["no_repeat_ngram_size"]:
-        logits = forbid_repeated_ngrams(logits, text, int(knobs["no_repeat_ngram_size"]))
-    logits = logits + bias
-    if length < knobs["min_new_tokens"]:
-        logits[end_id] = FORBIDDEN
-    if knobs["temperature"] > 0 and knobs["temperature"] != 1:
-        logits = logits / np.float32(knobs["temperature"])
-    if 0 < knobs["top_k"] < logits.size:
-        logits = keep_top_k(logits, int(knobs["top_k"]))
-    if knobs["top_p"] < 1:
-        logits = keep_top_p(logits, knobs["top_p"])
-    if knobs["min_p"]:
-        logits = keep_min_p(logits, knobs["min_p"])
-    if knobs["typical_p"] < 1:
-        logits = keep_typical(logits, knobs["typical_p"])
-    if knobs["epsilon_cutoff"]:
-        logits = cut_epsilon(logits, knobs["epsilon_cutoff"])
-    if knobs["eta_cutoff"]:
-        logits = cut_eta(logits, knobs["eta_cutoff"])
-    return logits
+
+    def __init__(self, knobs: Mapping[str, float], end_id: int):
+        self._knobs, self._end_id = knobs, end_id
+        self.counts = bool(knobs["repetition_penalty"] != 1 or knobs["presence_penalty"] or knobs["frequency_penalty"])
+        self._reads = self.counts or knobs["no_repeat_ngram_size"] > 0
+        shaping = [(name, function) for name, function in _SHAPING.items() if knobs[name] != _OFF.get(name, 1.0)]
+        self._shaping = [(function, knobs[name]) for name, function in shaping if name != "temperature" or knobs[name] > 0]
+
+    def __call__(
+        self, logits: np.ndarray, *, bias: np.ndarray, text: np.ndarray, seen: np.ndarray, fresh: np.ndarray, length: int
+    ) -> np.ndarray:
+        """What may come next.
+
+        Args:
+            logits: `(vocabulary,)`, the model's own.
+            bias: `(vocabulary,)`, added to the logits; -inf forbids a token.
+            text: `(n,)` int32: prompt and new tokens so far.
+            seen, fresh: `(vocabulary,)` int32: how often each token stands in `text`, and among the new ones.
+            length: How many new tokens there are.
+        """
+        if self._reads:
+            logits = self._ruled(logits, text, seen, fresh)
+        logits = logits + bias
+        if length < self._knobs["min_new_tokens"]:
+            logits[self._end_id] = FORBIDDEN
+        for function, knob in self._shaping:
+            logits = function(logits, knob)
+        return logits
+
+    def _ruled(self, logits: np.ndarray, text: np.ndarray, seen: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+        knobs = self._knobs
+        if knobs["repetition_penalty"] != 1:
+            logits = apply_repetition_penalty(logits, seen, knobs["repetition_penalty"])
+        if knobs["presence_penalty"]:
+            logits = logits - np.where(fresh > 0, np.float32(knobs["presence_penalty"]), np.float32(0))
+        if knobs["frequency_penalty"]:
+            logits = logits - fresh.astype(np.float32) * np.float32(knobs["frequency_penalty"])
+        if knobs["no_repeat_ngram_size"]:
+            logits = forbid_repeated_ngrams(logits, text, int(knobs["no_repeat_ngram_size"]))
+        return logits
 
 
 def apply_repetition_penalty(logits: np.ndarray, counts: np.ndarray, penalty: float) -> np.ndarray:
@@ -132,9 +134,18 @@ def forbid_repeated_ngrams(logits: np.ndarray, text: np.ndarray, size: int) -> n
     return logits
 
 
+def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
+    """Divides by it."""
+    return logits / np.float32(temperature)
+
+
 def keep_top_k(logits: np.ndarray, top_k: int) -> np.ndarray:
-    """Keeps the k largest, and any that equal the k-th; k is less than the vocabulary."""
-    return _keep(logits, logits, np.partition(logits, logits.size - top_k)[logits.size - top_k])
+    """Keeps the k largest, and any that equal the k-th."""
+    if top_k >= logits.size:
+        return logits
+    place, parted = logits.size - int(top_k), logits.copy()
+    parted.partition(place)
+    return _keep(logits, logits, parted[place])
 
 
 def keep_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
@@ -231,7 +242,9 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
     count = min(256, values.size)
     while True:
         if values is weights:  # then it does not matter which they are
-            largest = np.sort(values if count == values.size else np.partition(values, values.size - count)[values.size - count :])[::-1]
+            largest = values.copy() if count == values.size else np.partition(values, values.size - count)[values.size - count :]
+            largest.sort()
+            largest = largest[::-1]
             upto = largest.cumsum()
         else:
             places = np.argpartition(values, values.size - count)[values.size - count :] if count < values.size else np.arange(count)
@@ -243,3 +256,15 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
         if count == values.size:
             return FORBIDDEN
         count = min(8 * count, values.size)
+
+
+_SHAPING = {
+    "temperature": apply_temperature,
+    "top_k": keep_top_k,
+    "top_p": keep_top_p,
+    "min_p": keep_min_p,
+    "typical_p": keep_typical,
+    "epsilon_cutoff": cut_epsilon,
+    "eta_cutoff": cut_eta,
+}
+"""The filters that look at the logits alone, by their knobs, in their order."""

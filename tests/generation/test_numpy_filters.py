@@ -44,7 +44,7 @@ def run(logits, knobs, text=(), fresh=(), length=0, bias=None):
     counts = lambda ids: np.bincount(np.array(ids, int), minlength=VOCABULARY).astype(np.int32)
     bias = np.zeros(VOCABULARY, np.float32) if bias is None else bias
     text = np.array(text, np.int32)
-    return numpy_filters.filtered(logits, knobs, bias=bias, text=text, seen=counts(text), fresh=counts(fresh), length=length, end_id=3)
+    return numpy_filters.Filters(knobs, end_id=3)(logits, bias=bias, text=text, seen=counts(text), fresh=counts(fresh), length=length)
 
 
 @pytest.mark.parametrize(("function", "values"), KNOBS, ids=[name for name, _ in KNOBS])
