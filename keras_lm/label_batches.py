@@ -21,7 +21,7 @@ from keras_lm.files import replacing
 from keras_lm.parallel import batch_order, batch_width
 from keras_lm.pipeline import Tokens, encode, load_tokens
 from keras_lm.shards import SPLITS
-from keras_lm.tokenizer_base import START_ID, Tokenizer
+from keras_lm.tokenizer_base import Tokenizer
 
 FORMS = {
     "text": 1,  # a label a text
@@ -73,7 +73,8 @@ class LabelledIds:
 
     def __init__(self, tokens: LabelledTokens, longest: int):
         self.form, self.longest, self._ids, self._labels = tokens.form, longest, tokens.ids, tokens.labels
-        starts = np.flatnonzero(np.asarray(tokens.ids) == START_ID)
+        ids = np.asarray(tokens.ids)
+        starts = np.flatnonzero(ids == ids[:1])  # the first token of all begins a text, whichever id the tokenizer has for it
         self._places = np.append(starts, len(tokens.ids)).astype(np.int64)
         self.lengths = np.diff(self._places)
         if self.form == "span":

@@ -137,8 +137,9 @@ def _augmented(batches: Iterator[tuple], settings: TrainingSettings, tokenizer: 
 
 def _with_words_dropped(batches: Iterator[tuple], settings: TrainingSettings, tokenizer: Tokenizer, start_step: int) -> Iterator[tuple]:
     """Hides tokens of what is read, of a VAE from its decoder; what is asked for stays."""
+    kept = (tokenizer.pad_id, tokenizer.start_id, tokenizer.end_id)
     for step, (ids, targets) in zip(itertools.count(start_step), batches):
-        hidden = lambda ids, step=step: word_dropout(ids, (settings.seed, step), settings.word_dropout, tokenizer.unknown_id)
+        hidden = lambda ids, step=step: word_dropout(ids, (settings.seed, step), settings.word_dropout, tokenizer.unknown_id, kept=kept)
         yield (ids[0], hidden(ids[1])) if settings.has_latent else hidden(ids), targets
 
 

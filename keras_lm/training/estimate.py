@@ -15,7 +15,6 @@ import tensorflow as tf
 from keras_lm.label_batches import FORMS
 from keras_lm.pipeline import Tokens
 from keras_lm.recurrent import zero_states
-from keras_lm.tokenizer_base import START_ID
 from keras_lm.training.data import batches_of, make_evaluator, tokens_in
 from keras_lm.training.energy import Energy, measured
 from keras_lm.training.flops import count_flops
@@ -126,7 +125,8 @@ def _beginning(tokens: Tokens, settings: TrainingSettings) -> tuple[Tokens, floa
         ids = tokens.ids[: _BATCHES * settings.sequence_length * settings.batch_size + 1]
         return dataclasses.replace(tokens, ids=ids), len(ids) / len(tokens.ids)
     each = FORMS[tokens.form] if settings.reads_labels else 2 if settings.reads_pairs else 1  # documents a text
-    starts = np.append(np.flatnonzero(np.asarray(tokens.ids) == START_ID), len(tokens.ids))
+    ids = np.asarray(tokens.ids)
+    starts = np.append(np.flatnonzero(ids == ids[:1]), len(ids))
     texts = min(_BATCHES * settings.batch_size, (len(starts) - 1) // each)
     part = {"ids": tokens.ids[: starts[texts * each]]}
     if settings.reads_labels:

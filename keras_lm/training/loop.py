@@ -87,7 +87,7 @@ def build_model(settings: TrainingSettings, vocabulary_size: int, classes: Seque
     try:
         arguments = settings.model_arguments()
         if settings.reads_labels:
-            return _labelling_model(settings, vocabulary_size, classes)
+            return _with_head(heads.text_body(settings.model, vocabulary_size, **arguments), settings, classes)
         if settings.task == "masked":
             return models.masked_lm(models.transformer_encoder(vocabulary_size, **arguments))
         if settings.has_latent:
@@ -98,8 +98,7 @@ def build_model(settings: TrainingSettings, vocabulary_size: int, classes: Seque
         keras.config.set_dtype_policy(default)
 
 
-def _labelling_model(settings: TrainingSettings, vocabulary_size: int, classes: Sequence[str]) -> keras.Model:
-    body = heads.text_body(settings.model, vocabulary_size, **settings.model_arguments())
+def _with_head(body: keras.Model, settings: TrainingSettings, classes: Sequence[str]) -> keras.Model:
     if settings.task == "classification":
         return heads.classifier(body, len(classes), pooling=settings.pooling, dropout=settings.dropout, ngrams=settings.ngrams)
     if settings.task == "answering":
@@ -131,7 +130,11 @@ def first_model(run: Run, settings: TrainingSettings | None = None) -> keras.Mod
             model.set_weights(run.load_pretrained().get_weights())
         return model
     keras.utils.set_random_seed(settings.seed)
-    return run.load_pretrained()
+    if not settings.reads_labels:
+        return run.load_pretrained()
+    model = _with_head(run.load_pretrained(), settings, run.load_labels())
+    tune(model, settings.tune, rank=settings.lora_rank)
+    return model
 
 
 class _Training:

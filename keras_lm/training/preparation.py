@@ -10,13 +10,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 
+import keras
+
 from keras_lm import corpora, label_batches, parallel, pipeline, shards, tokenizers
 from keras_lm.counterfactual import Counterfactuals
 from keras_lm.deduplication import Duplicates, deduplicated
 from keras_lm.embeddings.vectors import WordVectors, check_width
 from keras_lm.errors import UserError
 from keras_lm.files import replacing
-from keras_lm.generation.state import Decoder
+from keras_lm.layers import TransformerBlock
 from keras_lm.pretrained.loading import Pretrained, load
 from keras_lm.privacy import desensitizing
 from keras_lm.privacy.desensitizing import REPORT, Report
@@ -86,8 +88,7 @@ def _prepare(settings: TrainingSettings) -> Run:
         if pretrained:
             say(f"reading {corpus.name} ...")
             tokenizer = pretrained.tokenizer
-            with replacing(folder / PRETRAINED) as temporary:
-                pretrained.model.save(temporary)
+            _take_checkpoint(pretrained.model, folder)
         elif start:
             say(f"reading {corpus.name}, with the tokenizer of {start.folder} ...")
             tokenizer = _taken_from(start, folder)
@@ -109,23 +110,37 @@ def _prepare(settings: TrainingSettings) -> Run:
 
 
 def _load_pretrained(settings: TrainingSettings) -> Pretrained:
-    """The checkpoint that a run goes on with.
+    """The checkpoint that a run goes on with; for a task with labels its `encoder` does.
 
     Raises:
-        UserError: one that cannot be read, or has no tokenizer; no language model; windows longer than its context.
+        UserError: one that cannot be read, or has no tokenizer; one that reads in another direction than the task wants; windows longer
+            than its context.
     """
     loaded = load(settings.pretrained, dropout=settings.dropout)
-    if loaded.model.name != "transformer_lm":
-        raise UserError(f"{settings.pretrained} holds a {loaded.config['model_type']}, which reads both ways: it is no language model")
+    kind = loaded.config["model_type"]
+    if settings.reads_labels and loaded.model.name == "transformer_lm":
+        raise UserError(f"{settings.pretrained} holds a {kind}, which reads from left to right: {settings.task} goes on with a BERT")
+    if not settings.reads_labels and loaded.model.name != "transformer_lm":
+        raise UserError(f"{settings.pretrained} holds a {kind}, which reads both ways: it is no language model")
     if loaded.tokenizer is None:
         raise UserError(loaded.no_tokenizer)
-    sizes = loaded.tokenizer.vocabulary_size, loaded.model.output_shape[-1]
+    body = loaded.encoder if settings.reads_labels else loaded.model
+    sizes = loaded.tokenizer.vocabulary_size, body.get_layer("embedding").input_dim
     if sizes[0] != sizes[1]:
         raise UserError(f"{settings.pretrained} has a tokenizer of {sizes[0]} tokens, and a model of {sizes[1]}")
-    context = Decoder(loaded.model).context_length
+    if settings.reads_labels and loaded.tokenizer.pad_id != 0:
+        raise UserError(
+            f"{settings.pretrained} pads with {loaded.tokenizer.pad_id}: only checkpoints that pad with 0 go on with {settings.task}"
+        )
+    context = next(layer.context_length for layer in body.layers if isinstance(layer, TransformerBlock))
     if settings.sequence_length > context:
         raise UserError(f"sequence_length must be at most {context}, the context of {settings.pretrained}, got {settings.sequence_length}")
     return loaded
+
+
+def _take_checkpoint(model: keras.Model, folder: pathlib.Path) -> None:
+    with replacing(folder / PRETRAINED) as temporary:
+        model.save(temporary)
 
 
 def _taken_from(start: Run, folder: pathlib.Path) -> tokenizers.Tokenizer:
@@ -179,6 +194,7 @@ def _pairs_filler(settings: TrainingSettings, start: Run | None, say: Callable[[
 def _labels_filler(settings: TrainingSettings, start: Run | None, say: Callable[[str], None]) -> Callable[[pathlib.Path], None]:
     """What reads texts with labels into the folder of a run, and the names of the labels into its `labels.json`."""
     report = Report()
+    pretrained = _load_pretrained(settings) if settings.pretrained else None
     examples = examples_of(settings, report)
 
     def fill(folder: pathlib.Path) -> None:
@@ -187,6 +203,10 @@ def _labels_filler(settings: TrainingSettings, start: Run | None, say: Callable[
         if start:
             say(f"reading {examples.name}, with the tokenizer of {start.folder} ...")
             tokenizer = _taken_from(start, folder)
+        elif pretrained:
+            say(f"reading {examples.name}, with the tokenizer of {settings.pretrained} ...")
+            tokenizer = pretrained.tokenizer
+            _take_checkpoint(pretrained.encoder, folder)
         else:
             say(f"reading {examples.name}, learning a {settings.tokenizer} vocabulary ...")
             texts = pipeline.cleaned((text for example in train for text in example.texts), settings.clean)

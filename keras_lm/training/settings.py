@@ -52,6 +52,9 @@ _OF_CHECKPOINT = (
 )
 """What nobody may set of a run that goes on with a checkpoint."""
 
+CONTINUED = ("lm", "classification", "similarity")
+"""Tasks that go on with a checkpoint: the first with a language model, the others with an encoder, whose words need not be characters."""
+
 _OF_START = (
     *("reads_pairs", "tokenizer", "model", "embedding_dim", "hidden_dim", "num_layers", "attention", "pointer", "num_heads"),
     *("num_kv_heads", "positions", "normalization", "tied", "precision", "has_latent", "latent_dim"),
@@ -111,8 +114,8 @@ class TrainingSettings:
         tokens: A corpus that keras_lm-prepare has tokenized, in place of all of the above and of the tokenizer.
         tokenizer: What a token is: char, byte, wordpiece, sentencepiece or word.
         vocabulary_size: Most tokens in the vocabulary; default all characters, 8000 sub-words or 20000 words.
-        pretrained: Folder of a checkpoint as transformers saves it (GPT-2, Llama, Mistral, StarCoder2); the run goes on with its model and
-            tokenizer, whose fields are then left out.
+        pretrained: Folder of a checkpoint as transformers saves it (GPT-2, Llama, Mistral, StarCoder2; for classification and similarity
+            BERT); the run goes on with its model and tokenizer, whose fields are then left out.
         start_from: Folder of another run of the same model, with whose best weights and tokenizer this one begins: one that was trained on
             much text, say, or on pairs that were made up. A task with labels begins with what a run of lm, masked or another such task
             has learnt.
@@ -332,8 +335,8 @@ class TrainingSettings:
     def _check_pretrained(self) -> None:
         if self.pretrained is None:
             return
-        if self.task != "lm":
-            raise UserError(f"pretrained is for --task lm, not for {self.task}")
+        if self.task not in CONTINUED:
+            raise UserError(f"pretrained is for --task {' and '.join([', '.join(CONTINUED[:-1]), CONTINUED[-1]])}, not for {self.task}")
         for field in dataclasses.fields(self):
             if field.name in _OF_CHECKPOINT and getattr(self, field.name) != field.default:
                 raise UserError(f"{field.name} is the checkpoint's where there is a pretrained one: leave it out")

@@ -64,8 +64,8 @@ def check_task(settings: TrainingSettings) -> None:
     if settings.word_dropout and (settings.reads_pairs or settings.task == "masked" or settings.strategy != "none"):
         what = f"strategy {settings.strategy}" if settings.strategy != "none" else settings.task
         raise UserError(f"word_dropout is for lm, vae and tasks with labels on one device, not for {what}")
-    if settings.tune != "full" and not (settings.reads_labels and settings.start_from):
-        raise UserError(f"tune {settings.tune} is for a task with labels that begins with another run: give --start-from")
+    if settings.tune != "full" and not (settings.reads_labels and (settings.start_from or settings.pretrained)):
+        raise UserError(f"tune {settings.tune} is for a task with labels that begins with another run: give --start-from or --pretrained")
     if settings.tune == "lora" and settings.model != "transformer":
         raise UserError(f"tune lora is for the transformer, not for {settings.model}")
     if settings.task == "masked":

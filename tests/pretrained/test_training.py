@@ -93,7 +93,8 @@ def test_between_documents_the_end_stands_once(checkpoint, corpus, tmp_path):
     [
         ({"embedding_dim": 32}, "embedding_dim is the checkpoint's"),
         ({"tokenizer": "byte"}, "tokenizer is the checkpoint's"),
-        ({"task": "translation"}, "pretrained is for --task lm"),
+        ({"task": "translation"}, "pretrained is for --task lm, classification and similarity, not for translation"),
+        ({"task": "tagging"}, "pretrained is for --task lm, classification and similarity, not for tagging"),
     ],
 )
 def test_fields_that_the_checkpoint_decides_are_refused(changes, message):
@@ -112,4 +113,9 @@ def test_checkpoints_that_cannot_go_on(checkpoint, corpus, tmp_path):
     save(load(saved(bert(vocab_size=260), tmp_path / "theirs")).model, ByteTokenizer(), tmp_path / "bert")
     with pytest.raises(UserError, match="holds a bert, which reads both ways"):
         train([*flags, "--pretrained", str(tmp_path / "bert"), "--sequence-length", "16"])
+    labels = ["--task", "classification", "--corpus", "reviews", "--out", str(tmp_path / "run")]
+    with pytest.raises(UserError, match="holds a gpt2, which reads from left to right: classification goes on with a BERT"):
+        train([*labels, "--pretrained", str(checkpoint), "--sequence-length", "16"])
+    with pytest.raises(UserError, match="sequence_length must be at most 32"):
+        train([*labels, "--pretrained", str(tmp_path / "bert"), "--sequence-length", "64"])
     assert not (tmp_path / "run").exists()
