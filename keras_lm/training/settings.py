@@ -52,9 +52,6 @@ _OF_CHECKPOINT = (
 )
 """What nobody may set of a run that goes on with a checkpoint."""
 
-CONTINUED = ("lm", "classification", "similarity")
-"""Tasks that go on with a checkpoint: the first with a language model, the others with an encoder, whose words need not be characters."""
-
 _OF_START = (
     *("reads_pairs", "tokenizer", "model", "embedding_dim", "hidden_dim", "num_layers", "attention", "pointer", "num_heads"),
     *("num_kv_heads", "positions", "normalization", "tied", "precision", "has_latent", "latent_dim"),
@@ -335,8 +332,8 @@ class TrainingSettings:
     def _check_pretrained(self) -> None:
         if self.pretrained is None:
             return
-        if self.task not in CONTINUED:
-            raise UserError(f"pretrained is for --task {' and '.join([', '.join(CONTINUED[:-1]), CONTINUED[-1]])}, not for {self.task}")
+        if self.task not in ("lm", "classification", "similarity"):  # a tag or a span is of characters
+            raise UserError(f"pretrained is for --task lm, classification and similarity, not for {self.task}")
         for field in dataclasses.fields(self):
             if field.name in _OF_CHECKPOINT and getattr(self, field.name) != field.default:
                 raise UserError(f"{field.name} is the checkpoint's where there is a pretrained one: leave it out")

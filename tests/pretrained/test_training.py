@@ -94,7 +94,6 @@ def test_between_documents_the_end_stands_once(checkpoint, corpus, tmp_path):
         ({"embedding_dim": 32}, "embedding_dim is the checkpoint's"),
         ({"tokenizer": "byte"}, "tokenizer is the checkpoint's"),
         ({"task": "translation"}, "pretrained is for --task lm, classification and similarity, not for translation"),
-        ({"task": "tagging"}, "pretrained is for --task lm, classification and similarity, not for tagging"),
     ],
 )
 def test_fields_that_the_checkpoint_decides_are_refused(changes, message):

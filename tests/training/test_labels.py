@@ -174,7 +174,6 @@ def test_a_masked_language_model_learns(tmp_path):
         ({"task": "answering", "label_smoothing": 0.1}, "label_smoothing must be 0 for answering, which has no classes"),
         ({"task": "answering", "bidirectional": False}, "bidirectional must be true for answering"),
         ({"task": "similarity", "class_names": "x"}, "class_names is for --task classification, not for similarity"),
-        ({"task": "similarity", "pretrained": "x"}, "pretrained is for --task lm, not for similarity"),
         ({"task": "masked", "model": "lstm"}, "model must be transformer for masked"),
         ({"task": "masked", "export": "saved_models/x"}, "export is for --task lm, not for masked"),
     ],
