@@ -22,8 +22,8 @@ from keras_lm.attention import MEMORY, Cache
 class PointerGenerator(keras.layers.Layer):
     """P(w) = g softmax(logits)_w + (1 - g) Σ a_j over the places j of the source where w stands.
 
-    g = σ(uᵀs + c) and a = softmax(s W mᵀ/√d + v₁ᵀs F₁ + v₂ᵀs F₂ + b), where F₁ is 1 behind a token that is the one just written and
-    F₂ behind two that are the two just written, in their order. So a run is copied in its order, and the state says where it ends.
+    g = σ(uᵀs + c) and a = softmax(s W mᵀ/√d + (v₁ᵀs + b₁) F₁ + (v₂ᵀs + b₂) F₂), where F₁ is 1 behind a token that is the one just written
+    and F₂ behind two that are the two just written, in their order. So a run is copied in its order, and the state says where it ends.
 
     The attention is one of its own, so that it serves behind any decoder. It gives ln P, whose softmax is P: losses and samplers take it
     as logits.
