@@ -43,6 +43,7 @@ _OF_CHECKPOINT = (
     "num_layers",
     "num_heads",
     "num_kv_heads",
+    "bidirectional",
     "positions",
     "normalization",
     "tied",

@@ -102,6 +102,7 @@ def test_it_learns_vectors_from_where_it_was(checkpoint, tmp_path):
     ("changes", "message"),
     [
         ({"embedding_dim": 32}, "embedding_dim is the checkpoint's where there is a pretrained one: leave it out"),
+        ({"bidirectional": False}, "bidirectional is the checkpoint's where there is a pretrained one: leave it out"),
         ({"task": "tagging"}, "pretrained is for --task lm, classification and similarity, not for tagging"),
         (
             {"task": "lm", "tune": "head"},
