@@ -148,6 +148,20 @@ def test_an_embedding_reversed_is_that_of_keras(options):
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (1028, 1021), (1032, 1021), (1030, 1021)])
+def test_one_row_is_multiplied_in_parts_to_the_same_numbers(inputs, outputs, jit_compile):
+    x, matrix = tf.random.normal([1, 1, inputs], seed=1), tf.random.normal([inputs, outputs], seed=2)
+    layer = keras.layers.ReversibleEmbedding(outputs, inputs)
+    layer.build([None, None])
+    layer.embeddings.assign(tf.transpose(matrix))
+    compiled = lambda function: tf.function(function, jit_compile=jit_compile)
+    expected = x.numpy().astype(float) @ matrix.numpy().astype(float)
+    for result in (compiled(products.product)(x, matrix), compiled(lambda x: products.apply_reversed(layer, x))(x)):
+        assert result.shape == expected.shape
+        np.testing.assert_allclose(result, expected, atol=1e-3)
+
+
 def test_a_text_longer_than_learned_positions_is_refused():
     layer = layers.PositionEmbedding(context_length=8)
     assert layer(tf.zeros([1, 8, 4])).shape == (1, 8, 4)

@@ -66,7 +66,7 @@ class Step:
     def __init__(self, model: bytes | str | os.PathLike, memory: Sequence[Memory], num_threads: int | None = None):
         self._memory = list(memory)
         ends = list(itertools.accumulate(entry.width for entry in self._memory))
-        self._columns = [(entry, slice(end - entry.width, end)) for entry, end in zip(self._memory, ends, strict=True)]  # of `rows`
+        self._columns = [slice(end - entry.width, end) for entry, end in zip(self._memory, ends, strict=True)]  # of `rows`
         self._interpreter = _interpreter(model, num_threads)
         self._describe()
         self._slots, self._views = 0, dict[str, np.ndarray]()
@@ -134,21 +134,24 @@ class Step:
         given = {"ids": ids, "position": np.array([self._slots], np.int32)}
         given = {**self._views, **given}
         rows = prefill(**{name: given[name] for name in prefill.get_input_details()})["rows"]
-        self._take_in(rows[:, : len(part)])
+        for cache, new in self._new(rows[:, : len(part)], "cache"):
+            cache[self._slots : self._slots + len(part)] = new
+        self._slots += len(part)
 
     def run(self, tokens: np.ndarray) -> np.ndarray:
-        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32."""
+        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32, which the next step writes over."""
         slot = self._slots
         self._make_room(slot + 1)
         self._views["ids"][:, 0] = tokens
         if "position" in self._views:
             self._views["position"][:] = np.maximum(slot - self._padding, 0)
         self._interpreter.invoke()
-        if self._memory:
-            self._take_in(self._interpreter.get_tensor(self._outputs["rows"]))
-        else:
-            self._slots += 1
-        return self._interpreter.get_tensor(self._outputs["logits"])
+        for cache, row in self._new_rows:
+            cache[slot] = row
+        for state, new in self._new_states:
+            state[:] = new
+        self._slots += 1
+        return self._logits
 
     def log_likelihood(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """ln P of each target after the inputs up to its place.
@@ -164,22 +167,6 @@ class Step:
         for place in range(inputs.shape[1]):
             result[:, place] = numpy_filters.log_softmax(self.run(inputs[:, place]))[np.arange(self.batch), targets[:, place]]
         return result
-
-    def _take_in(self, rows: np.ndarray) -> None:
-        """Writes new rows, `(batch, n, sum of widths)`, into the slots behind the text, or the last states in place of the old."""
-        batch, count, _ = rows.shape
-        end, last = self._slots + count, rows[:, -1]
-        for entry, columns in self._columns:
-            view = self._views[entry.name]
-            if entry.kind == "state":
-                view[:] = last[:, columns]
-            elif count == 1:
-                view[..., self._slots] = last[:, columns].reshape(batch, *entry.sizes)
-            else:
-                view[..., self._slots : end] = rows[:, :, columns].reshape(batch, count, *entry.sizes).transpose(0, 2, 3, 1)
-        if "mask" in self._views:
-            self._views["mask"][..., self._slots : end] = 0.0
-        self._slots = end
 
     def _make_room(self, slots: int) -> None:
         if slots <= self._room:
@@ -197,6 +184,24 @@ class Step:
         self._interpreter.allocate_tensors()
         self._room = room
         self._views = {name: _unowned(self._interpreter.tensor(index)()) for name, index in self._inputs.items()}
+        self._logits = _unowned(self._interpreter.tensor(self._outputs["logits"])())
+        # Where what is new comes from and goes to, worked out once: a few operations of NumPy for each memory and token are felt.
+        rows = _unowned(self._interpreter.tensor(self._outputs["rows"])()) if self._memory else None
+        self._new_rows = [(cache, new[0]) for cache, new in self._new(rows, "cache")]
+        self._new_states = [(state, new[0]) for state, new in self._new(rows, "state")]
+
+    def _new(self, rows: np.ndarray, kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Views of the memories of a kind, caches with their slots in front, and of what `rows`, `(batch, n, sum of widths)`, has for each:
+        `(n, batch, ...)`. To the caches belongs the mask, in which the new tokens become visible."""
+        result = []
+        for entry, columns in zip(self._memory, self._columns, strict=True):
+            if entry.kind == kind:
+                view, new = self._views[entry.name], rows[:, :, columns].reshape(*rows.shape[:2], *entry.sizes)
+                result.append((np.moveaxis(view, -1, 0) if kind == "cache" else view, np.moveaxis(new, 1, 0)))
+        if kind == "cache" and "mask" in self._views:
+            mask = np.moveaxis(self._views["mask"], -1, 0)
+            result.append((mask, np.zeros([rows.shape[1], *mask.shape[1:]], np.float32)))
+        return result
 
 
 def _room(slots: int) -> int:
@@ -384,17 +389,11 @@ class Texts:
 
     def _draw_row(self, row: int, logits: np.ndarray) -> int | None:
         """The next token of a row, or `None` where all are forbidden."""
-        filters, length = self._filters[row], self._length[row]
-        seen, fresh = self._up_to_date() if filters.counts else self._counts
-        logits = filters(
-            logits,
-            bias=self._bias[row],
-            text=self.history[self._padding[row] : self._end, row],
-            seen=seen[row],
-            fresh=fresh[row],
-            length=length,
-        )
-        return numpy_filters.choose(logits, self._uniform(row, length), self._knobs[row]["temperature"])
+        filters, length, rest = self._filters[row], self._length[row], {}
+        if filters.reads:
+            seen, fresh = self._up_to_date() if filters.counts else self._counts
+            rest = {"text": self.history[self._padding[row] : self._end, row], "seen": seen[row], "fresh": fresh[row]}
+        return filters.draw(logits, self._bias[row], length, self._uniform(row, length), **rest)
 
     def _uniform(self, row: int, length: int) -> float:
         """Number `length` of the row's sequence; many are made at a time, since one costs as much."""

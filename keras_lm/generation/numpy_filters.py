@@ -60,45 +60,69 @@ class Filters:
 
     Attributes:
         counts: Whether a rule asks how often tokens stand in the text.
+        reads: Whether a rule looks at the text at all.
 
     Example:
 
     >>> filters = Filters({**_OFF, "temperature": 1.0, "top_k": 2}, end_id=0)
-    >>> none = np.zeros(3, np.int32)
-    >>> logits, text = np.array([1.0, 3.0, 2.0], np.float32), none[:0]
-    >>> filters(logits, bias=np.zeros(3, np.float32), text=text, seen=none, fresh=none, length=0).tolist()
+    >>> logits, bias = np.array([1.0, 3.0, 2.0], np.float32), np.zeros(3, np.float32)
+    >>> filters(logits, bias, length=0).tolist()
     [-inf, 3.0, 2.0]
+    >>> [filters.draw(logits, bias, length=0, uniform=uniform) for uniform in (0.1, 0.9)]
+    [1, 2]
     """
 
     def __init__(self, knobs: Mapping[str, float], end_id: int):
         self._knobs, self._end_id = knobs, end_id
+        self._greedy = knobs["temperature"] <= 0
         self.counts = bool(knobs["repetition_penalty"] != 1 or knobs["presence_penalty"] or knobs["frequency_penalty"])
-        self._reads = self.counts or knobs["no_repeat_ngram_size"] > 0
+        self.reads = self.counts or knobs["no_repeat_ngram_size"] > 0
         shaping = [(name, function) for name, function in _SHAPING.items() if knobs[name] != _OFF.get(name, 1.0)]
-        self._shaping = [(function, knobs[name]) for name, function in shaping if name != "temperature" or knobs[name] > 0]
+        shaping = [(name, function) for name, function in shaping if name != "temperature" or not self._greedy]
+        self._shaping = [(function, knobs[name]) for name, function in shaping]
+        self._nucleus_last = not self._greedy and bool(shaping) and shaping[-1][0] == "top_p"
 
-    def __call__(
-        self, logits: np.ndarray, *, bias: np.ndarray, text: np.ndarray, seen: np.ndarray, fresh: np.ndarray, length: int
-    ) -> np.ndarray:
-        """What may come next.
+    def __call__(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
+        """What may come next: logits, with -inf where it may not.
 
         Args:
             logits: `(vocabulary,)`, the model's own.
             bias: `(vocabulary,)`, added to the logits; -inf forbids a token.
-            text: `(n,)` int32: prompt and new tokens so far.
-            seen, fresh: `(vocabulary,)` int32: how often each token stands in `text`, and among the new ones.
             length: How many new tokens there are.
+            rest: Where `reads` holds, `text`, `(n,)` int32, prompt and new tokens so far; `seen` and `fresh`, `(vocabulary,)` int32, how
+                often each token stands in it, and among the new ones.
         """
-        if self._reads:
-            logits = self._ruled(logits, text, seen, fresh)
-        logits = logits + bias
-        if length < self._knobs["min_new_tokens"]:
-            logits[self._end_id] = FORBIDDEN
-        for function, knob in self._shaping:
+        return self._shaped(self._ruled(logits, bias, length, **rest), self._shaping)
+
+    def draw(self, logits: np.ndarray, bias: np.ndarray, length: int, uniform: float, **rest: np.ndarray) -> int | None:
+        """A token of what may come next, or `None` where all are forbidden; the most probable one at temperature 0.
+
+        Args:
+            logits, bias, length, rest: As in a call.
+            uniform: In [0, 1).
+        """
+        logits = self._ruled(logits, bias, length, **rest)
+        if self._nucleus_last:  # its weights are at hand
+            return choose(_nucleus(self._shaped(logits, self._shaping[:-1]), self._shaping[-1][1]), uniform)
+        logits = self._shaped(logits, self._shaping)
+        if self._greedy:
+            largest = logits.argmax()
+            return int(largest) if logits[largest] > FORBIDDEN else None
+        return choose(_weights(logits), uniform)
+
+    @staticmethod
+    def _shaped(logits: np.ndarray, shaping: list) -> np.ndarray:
+        for function, knob in shaping:
             logits = function(logits, knob)
         return logits
 
-    def _ruled(self, logits: np.ndarray, text: np.ndarray, seen: np.ndarray, fresh: np.ndarray) -> np.ndarray:
+    def _ruled(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
+        logits = (self._read(logits, **rest) if self.reads else logits) + bias
+        if length < self._knobs["min_new_tokens"]:
+            logits[self._end_id] = FORBIDDEN
+        return logits
+
+    def _read(self, logits: np.ndarray, text: np.ndarray, seen: np.ndarray, fresh: np.ndarray) -> np.ndarray:
         knobs = self._knobs
         if knobs["repetition_penalty"] != 1:
             logits = apply_repetition_penalty(logits, seen, knobs["repetition_penalty"])
@@ -143,15 +167,21 @@ def keep_top_k(logits: np.ndarray, top_k: int) -> np.ndarray:
     """Keeps the k largest, and any that equal the k-th."""
     if top_k >= logits.size:
         return logits
-    place, parted = logits.size - int(top_k), logits.copy()
-    parted.partition(place)
-    return _keep(logits, logits, parted[place])
+    largest, top_k = _largest(logits, int(top_k)), int(top_k)
+    largest.partition(largest.size - top_k)
+    return _keep(logits, logits, largest[largest.size - top_k])
 
 
 def keep_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
     """Keeps the smallest set of most probable tokens whose probabilities sum to at least p, and any that equal its last."""
     probabilities = softmax(logits)
     return _keep(logits, probabilities, _least_kept(probabilities, probabilities, top_p))
+
+
+def _nucleus(logits: np.ndarray, top_p: float) -> np.ndarray:
+    """The probabilities of what `keep_top_p` keeps, before they are made to sum to 1 again; 0 elsewhere."""
+    probabilities = softmax(logits)
+    return probabilities * (probabilities >= _least_kept(probabilities, probabilities, top_p))
 
 
 def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
@@ -180,46 +210,53 @@ def cut_eta(logits: np.ndarray, eta: float) -> np.ndarray:
     return _cut(logits, probabilities, min(eta, np.sqrt(eta) * np.exp(-_entropy(probabilities, log_probabilities))))
 
 
-def choose(logits: np.ndarray, uniform: float, temperature: float) -> int | None:
-    """Draws from softmax(logits) by inverting the cumulative distribution; at temperature 0 the largest logit.
+def choose(weights: np.ndarray, uniform: float) -> int | None:
+    """Draws a token by inverting the cumulative distribution.
 
     Args:
-        logits: `(vocabulary,)`.
+        weights: `(vocabulary,)`, in proportion to the probabilities; 0 forbids a token.
         uniform: In [0, 1).
-        temperature: Only whether it is 0 counts.
 
     Returns:
         The token, or `None` where all are forbidden.
 
     Example:
 
-    >>> [choose(np.log(np.float32([0.5, 0.5])), uniform, 1.0) for uniform in (0.3, 0.8)]
-    [0, 1]
+    >>> [choose(np.float32([0.5, 0.0, 0.5]), uniform) for uniform in (0.3, 0.8)]
+    [0, 2]
     """
-    largest = logits.argmax()
-    if logits[largest] == FORBIDDEN:
+    places = None if weights.size < _FEW else (weights > 0).nonzero()[0]
+    kept = weights if places is None else weights[places]
+    if not kept.size:
         return None
-    if temperature <= 0:
-        return int(largest)
-    places = None if logits.size < _FEW else (logits > FORBIDDEN).nonzero()[0]
-    kept = logits if places is None else logits[places]
-    upto = np.exp(kept - logits[largest]).cumsum(dtype=np.float64)  # flat where a token is forbidden, which is passed over
+    upto = kept.cumsum(dtype=np.float64)  # flat where a token is forbidden, which is passed over
     place = int(upto.searchsorted(uniform * upto[-1], side="right"))
     if place == len(kept):
-        return int(largest)
+        largest = weights.argmax()
+        return int(largest) if weights[largest] > 0 else None
     return place if places is None else int(places[place])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """`(vocabulary,)` → probabilities; -inf gives 0."""
-    weights = np.exp(logits - logits[logits.argmax()])  # faster than `max` for a few
-    return weights / np.add.reduce(weights)
+    weights = _weights(logits)
+    weights /= np.add.reduce(weights) or np.float32(1)
+    return weights
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
     """`(..., vocabulary)` → ln of the probabilities along the last axis; -inf stays."""
     moved = logits - logits.max(axis=-1, keepdims=True)
     return moved - np.log(np.exp(moved).sum(axis=-1, keepdims=True))
+
+
+def _weights(logits: np.ndarray) -> np.ndarray:
+    """The probabilities times some factor; 0 everywhere if all are forbidden."""
+    largest = logits[logits.argmax()]  # faster than `max` for a few
+    if largest == FORBIDDEN:
+        return np.zeros_like(logits)
+    moved = logits - largest
+    return np.exp(moved, out=moved)
 
 
 def _entropy(probabilities: np.ndarray, log_probabilities: np.ndarray) -> np.float32:
@@ -242,7 +279,7 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
     count = min(256, values.size)
     while True:
         if values is weights:  # then it does not matter which they are
-            largest = values.copy() if count == values.size else np.partition(values, values.size - count)[values.size - count :]
+            largest = _largest(values, count)
             largest.sort()
             largest = largest[::-1]
             upto = largest.cumsum()
@@ -251,11 +288,24 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
             places = places[np.argsort(-values[places])]
             largest, upto = values[places], weights[places].cumsum()
         place = int(upto.searchsorted(np.float32(mass)))
-        if place < count:
+        if place < len(largest):
             return largest[place]
         if count == values.size:
             return FORBIDDEN
         count = min(8 * count, values.size)
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """The `count` largest, and perhaps some that come next, in no order; a copy.
+
+    Of many, most are smaller than as many maxima of groups, which a comparison finds sooner than a partition of all.
+    """
+    width = values.size // (4 * count)
+    if width < 4:
+        return values.copy() if count >= values.size else np.partition(values, values.size - count)[values.size - count :]
+    maxima = values[: values.size // width * width].reshape(width, -1).max(axis=0)
+    maxima.partition(maxima.size - count)
+    return values[values >= maxima[maxima.size - count]]
 
 
 _SHAPING = {

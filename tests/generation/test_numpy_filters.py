@@ -120,19 +120,49 @@ def test_the_names_are_those_of_decode():
         assert not numpy_filters.nothing_filters({**knobs_of(), name: value})
 
 
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_choice_is_that_of_its_twin(temperature):
-    rows = random_rows(200)
-    uniform = np.random.random(200).astype(np.float32)
-    expected = filters.choose(tf.constant(rows), tf.constant(uniform), tf.fill([200], temperature)).numpy()
-    found = [numpy_filters.choose(row, number, temperature) for row, number in zip(rows, uniform, strict=True)]
+@pytest.mark.parametrize(
+    "knobs",
+    [
+        {},
+        {"temperature": 0.0},
+        {"temperature": 0.0, "top_k": 5},
+        {"top_k": 5},
+        {"top_p": 0.9},
+        {"temperature": 0.7, "top_k": 300, "top_p": 0.95},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("vocabulary", [60, 1000, 30000])
+def test_a_token_that_is_drawn_is_that_of_decode(knobs, vocabulary):
+    knobs = knobs_of(**knobs)
+    rows = np.random.normal(size=(50, vocabulary), scale=3).astype(np.float32)
+    bias = np.zeros(vocabulary, np.float32)
+    bias[::7] = -np.inf
+    uniform, shaping = np.random.random(50).astype(np.float32), numpy_filters.Filters(knobs, end_id=3)
+    of_all = lambda name: tf.constant([knobs[name]] * 50)
+    shaped = filters.keep_top_k(filters.apply_temperature(rows + bias, of_all("temperature")), of_all("top_k"))
+    shaped = filters.keep_top_p(shaped, of_all("top_p"))
+    expected = filters.choose(shaped, tf.constant(uniform), of_all("temperature")).numpy()
+    found = [shaping.draw(row, bias, 0, number) for row, number in zip(rows, uniform, strict=True)]
     np.testing.assert_array_equal(found, expected)
+    assert len(set(found)) > 5
+    assert not (np.array(found) % 7 == 0).any()
 
 
-def test_a_draw_at_the_end_of_the_distribution_is_never_a_forbidden_token():
-    logits = np.array([0.0, 0.0, -np.inf], np.float32)
-    assert numpy_filters.choose(logits, np.float32(1 - 2.0**-24), 1.0) == 1
-    assert numpy_filters.choose(logits[::-1].copy(), 0.0, 1.0) == 1
+@pytest.mark.parametrize("vocabulary", [4, 4000])
+def test_a_draw_at_the_end_of_the_distribution_is_never_a_forbidden_token(vocabulary):
+    weights = np.zeros(vocabulary, np.float32)
+    weights[:2] = 0.5
+    assert numpy_filters.choose(weights, 1.0) in (0, 1)  # as the largest number below 1 times a sum may come out
+    assert numpy_filters.choose(weights[::-1].copy(), 0.0) == vocabulary - 2
+    assert numpy_filters.choose(weights * 0, 0.5) is None
+
+
+@pytest.mark.parametrize("knobs", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.5}, {"top_p": 0.5, "min_p": 0.1}], ids=str)
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_drawn_where_all_is_forbidden(knobs):
+    forbidden = np.full(VOCABULARY, -np.inf, np.float32)
+    assert numpy_filters.Filters(knobs_of(**knobs), end_id=3).draw(np.zeros(VOCABULARY, np.float32), forbidden, 0, 0.5) is None
 
 
 def test_random_numbers_and_salts_are_the_same_bits():
