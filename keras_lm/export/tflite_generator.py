@@ -23,7 +23,7 @@ VOCABULARY = "vocabulary.json"
 
 SUFFIX = ".tflite"
 
-FORMAT = 1
+FORMAT = 2
 """Of `vocabulary.json`: a later number may mean other things."""
 
 

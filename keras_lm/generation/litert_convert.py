@@ -124,7 +124,7 @@ def values_of(model: keras.Model, state: dict[str, Any]) -> list[np.ndarray]:
     for layer in _flat_layers(model):
         kept = state.get(layer.name)
         if isinstance(kept, dict) and kept:
-            values += [np.swapaxes(kept[part].numpy(), -1, -2) for part in ("key", "value")]
+            values += [kept[part].numpy() for part in ("key", "value")]
         elif isinstance(kept, list | tuple):
             values += [tensor.numpy() for tensor in kept]
     return values
@@ -221,14 +221,14 @@ class _Walk:
         else:
             query, key, value = tf.split(heads, [layer.num_heads, groups, groups], axis=2)
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value
-        keys, values = self.given[f"{name}_key"], self.given[f"{name}_value"]  # (batch, heads, head_dim, slots)
+        keys, values = self.given[f"{name}_key"], self.given[f"{name}_value"]  # (batch, heads, slots, head_dim)
         query, key, value = (self._heads_first(tensor) for tensor in (query * width**-0.5, key, value))
         query = tf.reshape(query, [batch, groups, shared * count, width])
         # A product of one row is cheaper written out: LiteRT copies the whole cache into an order of its own before it multiplies matrices.
         if shared * count == 1:
-            to_cache = tf.reduce_sum(keys * tf.reshape(query, [batch, groups, width, 1]), axis=2, keepdims=True)
+            to_cache = tf.reshape(tf.reduce_sum(keys * query, axis=-1), [batch, groups, 1, -1])
         else:
-            to_cache = tf.matmul(query, keys)
+            to_cache = tf.matmul(query, keys, transpose_b=True)
         if count == 1:
             to_new = tf.reduce_sum(query * key, axis=-1, keepdims=True)
         else:
@@ -237,9 +237,10 @@ class _Walk:
         weights = tf.nn.softmax(tf.concat([to_new, to_cache + self.given["mask"]], axis=-1))
         of_new = weights[..., :1] * value if count == 1 else tf.matmul(weights[..., :count], value)
         if shared * count == 1:
-            of_cache = tf.reshape(tf.reduce_sum(values * weights[..., 1:], axis=-1), [batch, groups, 1, width])
+            by_slot = tf.reshape(weights[..., 1:], [batch, groups, -1, 1])
+            of_cache = tf.reduce_sum(values * by_slot, axis=2, keepdims=True)
         else:
-            of_cache = tf.matmul(weights[..., count:], values, transpose_b=True)
+            of_cache = tf.matmul(weights[..., count:], values)
         merged = tf.reshape(of_cache + of_new, [batch, layer.num_heads, count, width])
         merged = merged if count == 1 else tf.transpose(merged, [0, 2, 1, 3])
         return self._dense(layer.output_projection, tf.reshape(merged, [batch, count, layer.num_heads * width]))

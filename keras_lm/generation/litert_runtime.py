@@ -28,7 +28,7 @@ class Memory:
 
     Args:
         name: Of the input.
-        kind: `"cache"`, `(batch, heads, head_dim, slots)`, or `"state"`, `(batch, units)`.
+        kind: `"cache"`, `(batch, heads, slots, head_dim)`, or `"state"`, `(batch, units)`.
         sizes: `(heads, head_dim)`, or `(units,)`.
     """
 
@@ -42,7 +42,7 @@ class Memory:
         return math.prod(self.sizes)
 
     def shape(self, batch: int, slots: int) -> tuple[int, ...]:
-        return (batch, *self.sizes, slots) if self.kind == "cache" else (batch, *self.sizes)
+        return (batch, self.sizes[0], slots, self.sizes[1]) if self.kind == "cache" else (batch, *self.sizes)
 
 
 class Step:
@@ -139,7 +139,7 @@ class Step:
         self._slots += len(part)
 
     def run(self, tokens: np.ndarray) -> np.ndarray:
-        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32, which the next step writes over."""
+        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32."""
         slot = self._slots
         self._make_room(slot + 1)
         self._views["ids"][:, 0] = tokens
@@ -151,7 +151,7 @@ class Step:
         for state, new in self._new_states:
             state[:] = new
         self._slots += 1
-        return self._logits
+        return self._logits.copy()
 
     def log_likelihood(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """ln P of each target after the inputs up to its place.
@@ -197,7 +197,7 @@ class Step:
         for entry, columns in zip(self._memory, self._columns, strict=True):
             if entry.kind == kind:
                 view, new = self._views[entry.name], rows[:, :, columns].reshape(*rows.shape[:2], *entry.sizes)
-                result.append((np.moveaxis(view, -1, 0) if kind == "cache" else view, np.moveaxis(new, 1, 0)))
+                result.append((np.moveaxis(view, 2, 0) if kind == "cache" else view, np.moveaxis(new, 1, 0)))
         if kind == "cache" and "mask" in self._views:
             mask = np.moveaxis(self._views["mask"], -1, 0)
             result.append((mask, np.zeros([rows.shape[1], *mask.shape[1:]], np.float32)))
@@ -212,12 +212,12 @@ def _room(slots: int) -> int:
 
 def _slots_of(entry: Memory, array: np.ndarray, slots: int) -> np.ndarray:
     """The first slots of a cache, as a view; a state is given whole."""
-    return array[..., :slots] if entry.kind == "cache" else array
+    return array[:, :, :slots] if entry.kind == "cache" else array
 
 
 def _width(entry: Memory, shape: Sequence[int]) -> int:
     """What an input of that shape takes in of a token, `Memory.width` if it is this memory's."""
-    return math.prod(shape[1:-1]) if entry.kind == "cache" else math.prod(shape[1:])
+    return shape[1] * shape[-1] if entry.kind == "cache" else math.prod(shape[1:])
 
 
 def _unowned(view: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_any_client_can_run_the_file(transformer):
             heads, width = memory["sizes"]
             for offset in range(rows.shape[1]):
                 row = rows[0, offset, column : column + heads * width]
-                given[memory["name"]][0, :, :, position + offset] = row.reshape(heads, width)
+                given[memory["name"]][0, :, position + offset] = row.reshape(heads, width)
             column += heads * width
         given["mask"][..., position : position + rows.shape[1]] = 0
 
