@@ -292,6 +292,7 @@ def _from_export(folder: str, prompt: str, unknown: str, settings: SamplingSetti
 
 def _from_lite(path: str, prompt: str, unknown: str, settings: SamplingSettings, stream: bool) -> None:
     """Prints text from a LiteRT file; nothing of this imports TensorFlow."""
+    options.keep_memory()
     from keras_lm.export.tflite_generator import TFLiteGenerator
 
     with options.quiet_start():

@@ -1,5 +1,6 @@
-"""Memory that is freed is used again."""
+"""Memory that is freed is used again, and lies in large pages."""
 
+import pathlib
 import platform
 import subprocess
 import sys
@@ -27,3 +28,21 @@ def test_a_second_touch_costs_no_faults(kept):
     """
     result = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(kept)], check=True, capture_output=True, text=True)
     assert (int(result.stdout) < 1000) == kept
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_large_buffers_lie_in_large_pages():
+    settings = pathlib.Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not settings.is_file() or "[never]" in settings.read_text():
+        pytest.skip("this system has no such pages")
+    program = """
+        import re
+        from keras_lm.cli.options import keep_memory
+
+        keep_memory()
+        kept = bytearray(b"1") * (64 << 20)
+        with open("/proc/self/smaps") as file:
+            print(sum(map(int, re.findall(r"AnonHugePages: *([0-9]+) kB", file.read()))))
+    """
+    result = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, capture_output=True, text=True)
+    assert int(result.stdout) > 32 << 10

@@ -55,9 +55,13 @@ def _settings(work: Work, strategy: str):
 
 
 class Xla:
-    """`Sampler`, compiled by XLA, with caches that grow as they do in a process that lives long: by 32 slots, at batch 1 by 128."""
+    """`Sampler`, compiled by XLA, with caches that grow as they do in a process that lives long: by 32 slots, at batch 1 by 128; with
+    memory kept as the commands keep it."""
 
     def __init__(self, work: Work, batch: int, precision: str, folder: Path):
+        from keras_lm.cli.options import keep_memory
+
+        keep_memory()
         self.work = work
         self.sampler = self.make_sampler(batch, precision)
 
