@@ -325,7 +325,7 @@ def keep_memory() -> None:
         _advise_large_pages(libc)
 
 
-_LARGE_PAGES = 1 << 30  # bytes
+_LARGE_PAGES = 1 << 32  # bytes, and no more than a quarter of the memory that there is
 
 
 def _advise_large_pages(libc: ctypes.CDLL) -> None:
