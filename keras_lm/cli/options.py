@@ -325,7 +325,7 @@ def keep_memory() -> None:
         _advise_large_pages(libc)
 
 
-_LARGE_PAGES = 1 << 32  # bytes, and no more than a quarter of the memory that there is
+_LARGE_PAGES = 2032 << 20  # bytes: `mallopt` takes less than 2 GiB, and more than it keeps free would be given back
 
 
 def _advise_large_pages(libc: ctypes.CDLL) -> None:
