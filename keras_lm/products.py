@@ -26,7 +26,7 @@ def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     [[[4.0, 4.0, 4.0]]]
     """
     inputs, outputs = kernel.shape
-    count = 2 * _PARTS if inputs * outputs >= _LARGE else _PARTS
+    count = _PARTS if inputs * outputs < _LARGE or inputs % (2 * _PARTS) else 2 * _PARTS
     if not _is_one_row(x) or inputs % count:
         return ops.matmul(x, kernel)
     part = inputs // count
@@ -56,9 +56,9 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
     dtype = layer.reverse_dtype or x.dtype
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
     embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
-    if _is_one_row(x) and layer.input_dim * x.shape[-1] >= _LARGE:
+    if _is_one_row(x) and layer.input_dim * x.shape[-1] >= 4 * _LARGE:  # less than that gains less than the calls cost outside XLA
         part = -(-layer.input_dim // _PARTS)
-        slices = [embeddings[first : first + part] for first in range(0, layer.input_dim, part)]
+        slices = [embeddings[first : first + part] for first in range(0, layer.input_dim, part)]  # rows side by side: views, no copies
         logits = tf.concat([tf.matmul(rows, rows_of, transpose_b=True) for rows_of in slices], axis=-1)
     else:
         logits = tf.matmul(rows, embeddings, transpose_b=True)
