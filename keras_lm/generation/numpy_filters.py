@@ -101,10 +101,10 @@ class Filters:
             logits, bias, length, rest: As in a call.
             uniform: In [0, 1).
         """
-        logits = self._ruled(logits, bias, length, **rest)
         if self._nucleus_last:  # its weights are at hand
-            return choose(_nucleus(self._shaped(logits, self._shaping[:-1]), self._shaping[-1][1]), uniform)
-        logits = self._shaped(logits, self._shaping)
+            logits = self._shaped(self._ruled(logits, bias, length, **rest), self._shaping[:-1])
+            return choose(_nucleus(logits, self._shaping[-1][1]), uniform)
+        logits = self(logits, bias, length, **rest)
         if self._greedy:
             largest = logits.argmax()
             return int(largest) if logits[largest] > FORBIDDEN else None
