@@ -187,11 +187,12 @@ def _export(run: Run, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _load(name: str, path: pathlib.Path, limits: Limits, labels: dict[str, int], xla: bool) -> Model:
-    from keras_lm.serving.versions import Model, load_version
+    from keras_lm.serving.versions import Model, load_version, settle
 
     progress = lambda line: print(f"{line} ...", file=sys.stderr, flush=True)
     model = Model(name, path, limits, labels=labels, load=functools.partial(load_version, xla=xla, progress=progress))
     model.load()
+    settle()
     return model
 
 

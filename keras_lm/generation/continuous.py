@@ -428,8 +428,9 @@ class ContinuousBatch:
             function = functools.partial(self._advance_rows, batch)
             self._advance[batch] = self._compiled(function, *numbers, flag)
 
-    def _compiled(self, function: Callable, *inputs: tf.TensorSpec) -> tf.types.experimental.PolymorphicFunction:
-        return tf.function(function, list(inputs), jit_compile=self._jit_compile, autograph=False)
+    def _compiled(self, function: Callable, *inputs: tf.TensorSpec) -> tf.types.experimental.ConcreteFunction:
+        # Concrete, because to be called it then takes 0.5 ms in place of 0.8.
+        return tf.function(function, list(inputs), jit_compile=self._jit_compile, autograph=False).get_concrete_function()
 
     def _read_rows(self, prompt: tf.Tensor, padding: tf.Tensor, room: tf.Tensor) -> Carry:
         # XLA wants the number of slots when it compiles. The shape of an input is known then, the value of one is not.

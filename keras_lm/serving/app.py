@@ -24,7 +24,7 @@ from keras_lm.serving.metrics import Metrics
 from keras_lm.serving.refusing import Refused, queue_full, read_body, shutting_down, too_slow
 from keras_lm.serving.settings import Limits
 from keras_lm.serving.streams import Drawing, EventStream, while_connected
-from keras_lm.serving.versions import Model, Version
+from keras_lm.serving.versions import Model, Version, settle
 from keras_lm.tasks.conversation import FORMATS, ChatFormat
 
 POLL_SECONDS = 2.0
@@ -68,7 +68,8 @@ def create_app(
             await asyncio.sleep(poll_seconds)
             for model in models:
                 try:
-                    await asyncio.to_thread(model.poll)
+                    if await asyncio.to_thread(model.poll):
+                        await asyncio.to_thread(settle)
                 except Exception:
                     _log.exception("looking for versions of %s failed", model.name)
 

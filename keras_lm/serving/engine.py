@@ -144,7 +144,7 @@ class Engine:
         self.max_queue = max_queue
         clean, documents = cleaning.compose(metadata["clean"]), metadata["documents"]
         read = lambda texts: prompt_ids(self.tokenizer, clean(texts), documents)
-        self._ids_of = tf.function(read, [tf.TensorSpec([None], tf.string)], autograph=False)
+        self._ids_of = tf.function(read, [tf.TensorSpec([None], tf.string)], autograph=False).get_concrete_function()
         self._pieces = self.tokenizer.pieces()
         of_tokenizer = {"end_id": self.tokenizer.end_id, "never": self.tokenizer.never}
         self._batch = ContinuousBatch(decoder, **of_tokenizer, max_batch=max_batch, jit_compile=xla and decoder.compiles)
