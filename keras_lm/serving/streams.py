@@ -28,6 +28,8 @@ T = TypeVar("T")
 SEND_SECONDS = 60.0
 """How long an answer waits for a client that reads nothing, before the connection is given up."""
 
+_SHORT = 500  # characters that are made into tokens sooner than a thread is told to
+
 
 class Drawing:
     """The texts that are drawn for one request.
@@ -65,8 +67,11 @@ class Drawing:
         """
         self._tickets, self._left = [], len(wanted)
         self._attempt += 1
-        try:  # in a thread, where a long prompt is made into tokens; not left before it ends, so that no ticket is lost
-            await anyio.to_thread.run_sync(self._submit, version.engine, wanted)
+        try:
+            if sum(len(prompt) for prompt, _ in wanted) <= _SHORT:
+                self._submit(version.engine, wanted)
+            else:  # not left before it ends, so that no ticket is lost
+                await anyio.to_thread.run_sync(self._submit, version.engine, wanted)
         except BaseException as error:
             self.cancel()
             if isinstance(error, QueueFull):

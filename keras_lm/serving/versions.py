@@ -231,8 +231,8 @@ class Model:
 def settle() -> None:
     """Has the garbage collector leave alone what is there now: to be called once versions are loaded, or have gone.
 
-    With TensorFlow in memory, looking through everything takes 0.4 s in which nobody is answered. What requests leave behind is collected as
-    before.
+    With TensorFlow in memory, looking through everything takes 0.4 s in which nobody is answered. What requests leave behind is still
+    collected.
     """
     gc.unfreeze()
     gc.collect()

@@ -175,6 +175,8 @@ def test_of_a_whole_export_compiled_by_xla(tmp_path):
 
 def test_who_goes_away_makes_room(engine):
     first, second = asked(engine, "a", LONG), asked(engine, "b", LONG)
+    while engine.running < 2:
+        time.sleep(0.01)
     waiting, answer = Answer(), Answer()
     ticket = engine.submit("c", SHORT, waiting)
     gone = engine.submit("d", SHORT, answer)
