@@ -44,10 +44,9 @@ class TextCodec:
     """
 
     def __init__(self, description: dict[str, Any]):
-        kinds = {"char": _Characters, "byte": _Bytes, "wordpiece": _WordPiece, "sentencepiece": _SentencePiece, "word": _SentencePiece}
-        if description["kind"] not in kinds:
+        if description["kind"] not in KINDS:
             raise UserError(f"this release of keras_lm knows no tokenizer {description['kind']!r}: it is of a later one")
-        self._tokenizer = kinds[description["kind"]](description)
+        self._tokenizer = KINDS[description["kind"]](description)
         classes = {name: _class(ranges) for name, ranges in description["classes"].items()}
         cleaners = {
             "control": lambda text: re.sub(f"[\x00-\x08\x0b-\x1f\x7f-\x9f{classes['format']}]", "", text),
@@ -146,6 +145,10 @@ class _SentencePiece:
 
     def pieces(self) -> list[bytes]:
         return sentencepiece_pieces(self._model)
+
+
+KINDS = {"char": _Characters, "byte": _Bytes, "wordpiece": _WordPiece, "sentencepiece": _SentencePiece, "word": _SentencePiece}
+"""By the tokenizers' names."""
 
 
 def sentencepiece_pieces(model: Any) -> list[bytes]:

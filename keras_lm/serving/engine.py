@@ -28,8 +28,9 @@ from keras_lm.generation.continuous import MOST_STEPS, TOGETHER, ContinuousBatch
 from keras_lm.generation.pieces import TextStream
 from keras_lm.generation.sampler import Continuation
 from keras_lm.generation.settings import SamplingSettings
-from keras_lm.generation.text import Token, check_length, token_biases, written_tokens
-from keras_lm.text_codec import START_ID, TextCodec
+from keras_lm.generation.text import Token, check_length, prompt_ids, token_biases, written_tokens
+from keras_lm.text_codec import KINDS, TextCodec
+from keras_lm.tokenizer_base import Tokenizer
 
 CANCELLED, ERROR = "cancelled", "error"
 """Why a text ended, besides `FINISH_REASONS`: its ticket was cancelled, or a step failed."""
@@ -144,9 +145,7 @@ class Engine:
         self.context_length, self.vocabulary_size = decoder.context_length, decoder.vocabulary_size
         self.tokenizer = tokenizers.load(version / layout.TOKENIZER)
         self.max_queue = max_queue
-        self._codec, self._documents = TextCodec(describe_text(self.tokenizer, [])), metadata["documents"]
-        clean = tf.function(cleaning.compose(metadata["clean"]), [tf.TensorSpec([None], tf.string)], autograph=False)
-        self._clean = clean.get_concrete_function() if metadata["clean"] else None
+        self._read_prompt = _reader(self.tokenizer, metadata["clean"], metadata["documents"])
         self._pieces = self.tokenizer.pieces()
         of_tokenizer = {"end_id": self.tokenizer.end_id, "never": self.tokenizer.never}
         self._batch = ContinuousBatch(decoder, **of_tokenizer, max_batch=max_batch, jit_compile=xla and decoder.compiles)
@@ -221,12 +220,7 @@ class Engine:
                 return
 
     def _ids(self, prompt: str) -> list[int]:
-        # In Python: the same ids as in the graph, whose many small operations take half a millisecond for a few characters.
-        text = _valid(prompt)
-        if self._clean is not None:
-            text = self._clean(tf.constant([text])).numpy()[0].decode()
-        ids = self._codec.encode(text)
-        return [START_ID, *ids] if self._documents or not ids else ids
+        return self._read_prompt(_valid(prompt))
 
     def _work(self) -> None:
         while True:
@@ -317,6 +311,23 @@ class Engine:
             _log.exception("a piece could not be handed on")
             return False
         return True
+
+
+def _reader(tokenizer: Tokenizer, clean: Sequence[str], documents: bool) -> Callable[[str], list[int]]:
+    """From a prompt to the ids that the model reads, the start token in front where it expects one or nothing else is there."""
+    if tokenizer.kind in KINDS and not clean:
+        # In Python: the same ids as in the graph, whose many small operations take half a millisecond for a few characters.
+        codec = TextCodec(describe_text(tokenizer, []))
+
+        def read(text: str) -> list[int]:
+            ids = codec.encode(text)
+            return [tokenizer.start_id, *ids] if documents or not ids else ids
+
+        return read
+    cleaned = cleaning.compose(clean)
+    ids_of = lambda texts: prompt_ids(tokenizer, cleaned(texts), documents)
+    graph = tf.function(ids_of, [tf.TensorSpec([None], tf.string)], autograph=False).get_concrete_function()
+    return lambda text: graph(tf.constant([text])).to_list()[0]
 
 
 def _valid(text: str) -> str:

@@ -7,16 +7,19 @@ import keras
 import pytest
 import tensorflow as tf
 
+from keras_lm.byte_pairs import BytePairTokenizer, byte_letters
+from keras_lm.cleaning import compose
 from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.export.saved_model import export_model
 from keras_lm.export.stepping import plain_functions, step_signature
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.state import Decoder
-from keras_lm.generation.text import TextGenerator
+from keras_lm.generation.text import TextGenerator, prompt_ids
 from keras_lm.models import gru_lm, lstm_lm, transformer_lm
-from keras_lm.serving.engine import Engine, EngineClosed, Piece, QueueFull
-from keras_lm.tokenizers import ByteTokenizer
+from keras_lm.serving.engine import Engine, EngineClosed, Piece, QueueFull, _reader
+from keras_lm.tokenizer_base import SPECIAL
+from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer
 
 SIZES = {"embedding_dim": 16, "num_layers": 2}
 MODELS = {
@@ -191,6 +194,18 @@ def test_who_goes_away_makes_room(engine):
     engine._running[key].cancel()
     assert waiting.wait().num_tokens == 3
     assert {first.reason, second.reason} == {"cancelled", ""}
+
+
+@pytest.mark.parametrize("clean", [[], ["lower"]])
+@pytest.mark.parametrize("documents", [True, False])
+@pytest.mark.parametrize("kind", ["byte", "char", "gpt2"])
+def test_prompts_are_read_as_the_library_reads_them(kind, documents, clean):
+    merges = BytePairTokenizer([*byte_letters(), "lo", "low", "<e>"], [("l", "o"), ("lo", "w")], dict.fromkeys(SPECIAL, 258))
+    tokenizer = {"byte": ByteTokenizer(), "char": CharacterTokenizer(["a", "我"]), "gpt2": merges}[kind]
+    prompts = ["", "low LOw", "a我\0你\n", "\ufffd"]
+    expected = prompt_ids(tokenizer, compose(clean)(tf.constant(prompts)), documents).to_list()
+    read = _reader(tokenizer, clean, documents)
+    assert [read(prompt) for prompt in prompts] == expected
 
 
 def test_a_queue_has_an_end(engine):
