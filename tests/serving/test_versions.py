@@ -1,8 +1,10 @@
 """Versions that come, go and fail while others are served."""
 
+import gc
 import shutil
 import threading
 import time
+import weakref
 
 import httpx
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from keras_lm.errors import UserError
 from keras_lm.serving.refusing import Refused
 from keras_lm.serving.settings import Limits
-from keras_lm.serving.versions import Model, Version
+from keras_lm.serving.versions import Model, Version, settle
 from tests.serving.conftest import load_quickly, serving, wait_for
 
 
@@ -61,14 +63,43 @@ def test_the_newest_is_served_and_a_newer_one_takes_its_place(folder):
     model = opened(folder)
     assert list(model.versions) == [2]
     old = model.choose()
+    assert not model.poll()
     add(folder, 3)
-    model.poll()
+    assert not model.poll()
     assert model.choose() is old
-    model.poll()
+    assert model.poll()
     assert model.choose().number == 3
     assert old.engine.closed == [True]
-    poll(model)
+    assert not model.poll()
     assert model.choose().engine.closed == []
+
+
+def test_a_label_keeps_the_old_one_beside_one_that_came(folder):
+    model = opened(folder, labels={"stable": 1})
+    add(folder, 3)
+    assert (model.poll(), model.poll(), model.poll()) == (False, True, False)
+    assert sorted(model.versions) == [1, 3]
+
+
+def test_what_is_loaded_is_left_alone_by_the_collector_and_what_comes_later_is_not():
+    class Ring:
+        pass
+
+    def gone():
+        ring = Ring()
+        ring.itself = ring
+        return weakref.ref(ring)
+
+    before = gone()
+    try:
+        settle()
+        assert before() is None
+        assert gc.get_freeze_count() > 100_000
+        after = gone()
+        gc.collect()
+        assert after() is None
+    finally:
+        gc.unfreeze()
 
 
 def test_a_bad_one_leaves_the_old_one_and_is_logged_once(folder, caplog):
