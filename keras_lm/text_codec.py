@@ -148,7 +148,7 @@ class _SentencePiece:
 
 
 KINDS = {"char": _Characters, "byte": _Bytes, "wordpiece": _WordPiece, "sentencepiece": _SentencePiece, "word": _SentencePiece}
-"""By the tokenizers' names."""
+"""What is known here, by the tokenizers' `kind`."""
 
 
 def sentencepiece_pieces(model: Any) -> list[bytes]:
