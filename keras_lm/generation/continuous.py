@@ -6,7 +6,8 @@ variables, which the compiled loop changes in place; what is a number a row stay
 All rows draw at one slot, the position. Prompts are read apart from the batch, some at a time, padded to one of a few widths, and are put
 so that they end there; what lies before a text in its row counts as padding. Once the position comes to the end of the slots, all rows are
 moved back by the padding that they have in common. What a step attends to is all slots, so there are fewer while the texts are short. Batch
-sizes, numbers of slots and forms in which prompts are read are few, so that little is compiled.
+sizes, numbers of slots and forms in which prompts are read are few, so that little is compiled. Short prompts are not read apart where it
+takes less time to read them in the steps, a token each.
 
 The random number of a token depends on seed, prompt and place alone, so a text is the one that it would be by itself.
 
@@ -20,13 +21,13 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lm.generation import automata
+from keras_lm.generation import automata, numpy_rng
 from keras_lm.generation.decode import Carry, Knobs, Rules, advance, begin, bias_against, dtype_of
 from keras_lm.generation.sampler import Continuation, check_prompts
 from keras_lm.generation.settings import CONTEXT, FINISH_REASONS, MOST_LOGPROBS, SamplingSettings
@@ -50,7 +51,7 @@ _FEWEST_SLOTS = 128
 _SLACK = 32  # slots that are left at least when all rows are moved: moving copies the caches
 _PATIENCE = 4  # calls for which a smaller batch must do before it is made smaller
 
-_BY_ROW = ("padding", "token", "salt", "length", "reason", "room")
+_BY_ROW = ("padding", "token", "salt", "length", "reason", "room", "enters")
 _CHANGING = ("token", "length", "reason")
 _KEPT = ("logprobs", "top_ids", "top_logprobs")
 _WHOLE = (*_BY_ROW, *(name for name in Knobs.names() if dtype_of(name) == tf.int32))
@@ -102,6 +103,7 @@ class _Row:
     key: Hashable
     settings: SamplingSettings
     text: list[int]  # prompt and what has been drawn
+    unread: list[int] = dataclasses.field(default_factory=list)  # what the steps have yet to read of the prompt
 
 
 class ContinuousBatch:
@@ -150,8 +152,9 @@ class ContinuousBatch:
         self._slot_counts = [*fewer, most]
         widest = next(width for width in _WIDTHS if width >= self.context - 1)
         reads = [(rows, width) for width in _WIDTHS if width <= widest for rows in _ROWS if rows == 1 or width <= _SHORT]
-        # What reading in a form takes: here in tokens, in seconds once it was measured.
+        # What reading in a form takes, and a step of a batch: here in tokens, in seconds once it was measured.
         self._costs: dict[tuple[int, int], float] = {(rows, width): _A_CALL + rows * width for rows, width in reads}
+        self._step_costs: dict[int, float] = {size: _A_CALL / 4 + size for size in self._batches}
         self._make_variables()
         self._make_functions()
         self.reset()
@@ -197,31 +200,51 @@ class ContinuousBatch:
             progress(f"drawing {batch} texts in {slots} slots")
             self._arrange(batch, 0, slots)
             self._draw(0, False)
+            if self._jit_compile and slots == self._slot_counts[0]:
+                self._step_costs[batch] = min(self._time_of_step() for _ in range(3))
             for rows, length in [*((rows, 1) for rows in _ROWS if rows <= batch), *((1, fewer) for fewer in self._slot_counts[1:])]:
                 carry = self._read_all([[self._end_id] * min(length, self.context - 1)] * rows)
                 self._put([0] * rows, [[self._end_id]] * rows, carry, [self._never] * rows)
         self.reset()
 
-    def groups(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Which of some prompts are best read together.
+    def _time_of_step(self) -> float:
+        """Seconds, of rows that are nobody's."""
+        steps = min(MOST_STEPS, self._slots)
+        self._position = 0
+        self._numbers["reason"][:], self._numbers["length"][:], self._numbers["room"][:] = -1, 0, steps + 1
+        began = time.perf_counter()
+        self._draw(steps, False)
+        return (time.perf_counter() - began) / steps
+
+    def groups(self, lengths: Sequence[int], alone: Collection[int] = ()) -> tuple[list[int], list[list[int]]]:
+        """How some prompts are best read.
 
         Args:
             lengths: Of each prompt, in tokens.
+            alone: The numbers of those that `join_unread` does not take.
 
         Returns:
-            Their numbers, in groups of `TOGETHER` at most, by the first of each: those that take least time in all.
+            The numbers of those that are best left to the steps, for `join_unread`; and of the others, in groups of `TOGETHER` at most, by
+            the first of each, for `read`: what takes least time in all.
         """
+        size = next((size for size in self._batches if size >= self.running + len(lengths)), self.max_batch)
+        a_token = self._step_costs[size] / size  # other rows use the rest of the step
         order = sorted(range(len(lengths)), key=lambda number: lengths[number], reverse=True)
-        best: list[tuple[float, list[list[int]]]] = [(0.0, [])]  # for the longest of them, however many
+        best: list[tuple[float, list[int], list[list[int]]]] = [(0.0, [], [])]  # for the longest of them, however many
         for end in range(1, len(order) + 1):
             ways = []
+            last = order[end - 1]
+            if lengths[last] <= MOST_STEPS and last not in alone:
+                seconds, unread, groups = best[-1]
+                ways.append((seconds + (lengths[last] - 1) * a_token, [*unread, last], groups))
             for first in range(max(0, end - TOGETHER), end):
                 rows, width = self._form(end - first, lengths[order[first]])
                 if (rows, width) in self._costs:
-                    seconds, groups = best[first]
-                    ways.append((seconds + self._costs[rows, width], [*groups, sorted(order[first:end])]))
+                    seconds, unread, groups = best[first]
+                    ways.append((seconds + self._costs[rows, width], unread, [*groups, sorted(order[first:end])]))
             best.append(min(ways))
-        return sorted(best[-1][1])
+        _, unread, groups = best[-1]
+        return sorted(unread), sorted(groups)
 
     def _form(self, prompts: int, longest: int) -> tuple[int, int]:
         """Rows and width in which some prompts are read together."""
@@ -251,21 +274,53 @@ class ContinuousBatch:
         Raises:
             ValueError: the batch has no room for them.
         """
-        if len(prompts.newcomers) > self.free:
-            raise ValueError(f"the batch is full: {self.running} of {self.max_batch} texts are being drawn")
-        if (wanted := self.running + len(prompts.newcomers)) > len(self._rows):
-            self._arrange(next(size for size in self._batches if size >= wanted), self._position)
+        self._make_room(len(prompts.newcomers))
         biases = [self._never.copy() for _ in prompts.newcomers]
         for newcomer, bias in zip(prompts.newcomers, biases, strict=True):
             for token, value in newcomer.bias.items():
                 bias[token] += value
-        numbers = [number for number, row in enumerate(self._rows) if row is None][: len(biases)]
+        numbers = self._free_rows()[: len(biases)]
         self._put(numbers, [list(newcomer.ids) for newcomer in prompts.newcomers], prompts.carry, biases)
         salts = prompts.carry["salt"].numpy()
         for number, newcomer, salt in zip(numbers, prompts.newcomers, salts, strict=False):
-            self._rows[number] = _Row(newcomer.key, newcomer.settings, list(newcomer.ids))
-            self._set(number, **{name: getattr(newcomer.settings, name) for name in Knobs.names()})
-            self._set(number, salt=salt, length=0, reason=-1, room=self.context - len(newcomer.ids))
+            self._begin(number, newcomer, salt)
+
+    def join_unread(self, newcomers: Sequence[Newcomer]) -> None:
+        """Lets texts begin whose prompts the next steps read, a token each.
+
+        Args:
+            newcomers: None of which has a `bias`.
+
+        Raises:
+            ValueError: a prompt of no tokens, or of too many; the batch has no room for them; a bias.
+        """
+        if not newcomers:
+            return
+        check_prompts([list(newcomer.ids) for newcomer in newcomers], self.context)
+        if any(newcomer.bias for newcomer in newcomers):
+            raise ValueError("a text with a bias must be read before it joins")
+        self._make_room(len(newcomers))
+        if not self.running:
+            self._position = 0
+        salts = numpy_rng.salts_of([newcomer.ids for newcomer in newcomers])
+        for number, newcomer, salt in zip(self._free_rows(), newcomers, salts, strict=False):
+            self._begin(number, newcomer, salt)
+            self._rows[number].unread = list(newcomer.ids[1:])
+            self._set(number, padding=self._position, token=newcomer.ids[0], enters=1)
+
+    def _make_room(self, count: int) -> None:
+        if count > self.free:
+            raise ValueError(f"the batch is full: {self.running} of {self.max_batch} texts are being drawn")
+        if (wanted := self.running + count) > len(self._rows):
+            self._arrange(next(size for size in self._batches if size >= wanted), self._position)
+
+    def _free_rows(self) -> list[int]:
+        return [number for number, row in enumerate(self._rows) if row is None]
+
+    def _begin(self, number: int, newcomer: Newcomer, salt: int) -> None:
+        self._rows[number] = _Row(newcomer.key, newcomer.settings, list(newcomer.ids))
+        self._set(number, **{name: getattr(newcomer.settings, name) for name in Knobs.names()})
+        self._set(number, salt=salt, length=0, reason=-1, room=self.context - len(newcomer.ids), enters=0)
 
     def leave(self, key: Hashable) -> None:
         """Takes a text out before its end; one that is not there is not missed."""
@@ -277,25 +332,28 @@ class ContinuousBatch:
         """Draws some tokens of every text.
 
         Args:
-            most: How many, at most `MOST_STEPS`.
+            most: How many, at most `MOST_STEPS`; of a prompt that is not read yet, as many tokens are read.
 
         Returns:
-            By key what came of each text; one with a `finish_reason` is gone.
+            By key what came of each text, where something came; one with a `finish_reason` is gone.
         """
         self._shrink()
         if not self.running:
             return {}
         if self._slots - self._position < most or self._slots_for(2 * self._needed()) < self._slots:
             self._arrange(len(self._rows), self._needed())
-        before = self._numbers["length"]
+        before, unread = self._numbers["length"], [0 if row is None else len(row.unread) for row in self._rows]
         with_logprobs = any(row is not None and row.settings.top_logprobs is not None for row in self._rows)
-        ids, kept = self._draw(min(most, self._slots - self._position), with_logprobs)
+        steps = min(most, self._slots - self._position)
+        ids, kept = self._draw(steps, with_logprobs)
         drawn: dict[Hashable, Continuation] = {}
         for number, row in enumerate(self._rows):
             if row is None:
                 continue
             length, reason = int(self._numbers["length"][number]), int(self._numbers["reason"][number])
-            part = _part(ids[: length - before[number], number], reason, kept, number, row.settings.top_logprobs)
+            if (first := unread[number]) >= steps:
+                continue
+            part = _part(ids[first : first + length - before[number], number], reason, kept, first, number, row.settings.top_logprobs)
             row.text += part.ids
             if reason == CONTEXT and row.settings.when_full == "slide":
                 part = dataclasses.replace(part, finish_reason="")
@@ -385,14 +443,20 @@ class ContinuousBatch:
             self._numbers[name][number] = value
 
     def _draw(self, steps: int, with_logprobs: bool) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Ids `(MOST_STEPS, batch)`, and where asked for what `_part` reads besides; the numbers of the rows go on."""
+        """Ids `(MOST_STEPS, batch)`, those of prompts too, and where asked for what `_part` reads besides; the rows go on."""
+        given = np.full([MOST_STEPS, len(self._rows)], -1, np.int32)
+        for number, row in enumerate(self._rows):
+            if row is not None and row.unread:
+                given[:steps, number][: len(row.unread)] = row.unread[:steps]
+                row.unread = row.unread[steps:]
         free = [row is None for row in self._rows]
         self._numbers["padding"][free] = self._position  # where a text would begin, which every model can read
         numbers = [tf.constant(np.stack([self._numbers[name] for name in names])) for names in (_WHOLE, _REAL)]
         scalars = (tf.constant(value) for value in (self._position, steps, with_logprobs))
-        drawn, *kept = self._advance[1 if len(self._rows) == 1 else None](*numbers, *scalars)
+        drawn, *kept = self._advance[1 if len(self._rows) == 1 else None](*numbers, tf.constant(given), *scalars)
         ids, last = np.split(drawn.numpy(), [MOST_STEPS])
         self._numbers.update(zip(_CHANGING, last, strict=True))
+        self._numbers["enters"][:] = 0
         self._position += steps
         return ids, [part.numpy() for part in kept]
 
@@ -424,7 +488,8 @@ class ContinuousBatch:
         self._resize = tf.function(self._move, [row, number, number], autograph=False)
         self._advance = {}
         for batch in (1, None):
-            numbers = [tf.TensorSpec([len(_WHOLE), batch], tf.int32), tf.TensorSpec([len(_REAL), batch], tf.float32), number, number]
+            numbers = [tf.TensorSpec([len(_WHOLE), batch], tf.int32), tf.TensorSpec([len(_REAL), batch], tf.float32)]
+            numbers += [tf.TensorSpec([MOST_STEPS, batch], tf.int32), number, number]
             function = functools.partial(self._advance_rows, batch)
             self._advance[batch] = self._compiled(function, *numbers, flag)
 
@@ -465,7 +530,14 @@ class ContinuousBatch:
             variable.assign(tf.gather(variable, rows))
 
     def _advance_rows(
-        self, batch: int | None, whole: tf.Tensor, real: tf.Tensor, position: tf.Tensor, steps: tf.Tensor, noting: tf.Tensor
+        self,
+        batch: int | None,
+        whole: tf.Tensor,
+        real: tf.Tensor,
+        given: tf.Tensor,
+        position: tf.Tensor,
+        steps: tf.Tensor,
+        noting: tf.Tensor,
     ) -> list[tf.Tensor]:
         def read(variable: tf.Variable) -> tf.Tensor:
             return tf.ensure_shape(variable, [batch, *variable.shape[1:]])
@@ -475,27 +547,35 @@ class ContinuousBatch:
         nothing = tf.zeros_like(numbers["reason"])
         carry = {name: numbers[name] for name in ("padding", "token", "salt", "length", "reason")}
         carry |= {"step": tf.constant(0), "start": position, "node": nothing, "place": nothing + automata.FREE}
-        carry |= {"state": self._packed([read(variable) for variable in self._state]), "seen": read(self._seen), "fresh": read(self._fresh)}
-        carry["history"] = tf.ensure_shape(self._history, [None, batch])
         shape = [MOST_STEPS, batch or tf.shape(whole)[1]]
+        # Who enters has read nothing: what counts is where its row's padding ends, its first token, and what does not grow with the text.
+        enters, empty = numbers["enters"] > 0, tf.nest.flatten(self._decoder.init_state(shape[1], 1))
+        cleared = lambda value, other: tf.where(tf.reshape(enters, [-1] + [1] * (len(value.shape) - 1)), other, value)
+        parts = zip(self._state, self._grows, empty, strict=True)
+        carry["state"] = self._packed([read(part) if grows else cleared(read(part), none) for part, grows, none in parts])
+        carry["seen"] = cleared(read(self._seen), tf.one_hot(carry["token"], self._decoder.vocabulary_size, dtype=tf.int32))
+        carry["fresh"], bias = cleared(read(self._fresh), 0), cleared(read(self._bias), self._never)
+        history = tf.ensure_shape(self._history, [None, batch])
+        carry["history"] = tf.tensor_scatter_nd_update(history, [[position]], cleared(tf.gather(history, position), carry["token"])[None])
         carry |= {"noting": noting, "logprobs": tf.zeros(shape), "top_ids": tf.zeros([*shape, self._alternatives], tf.int32)}
         carry["top_logprobs"] = tf.zeros([*shape, self._alternatives])
-        rules = Rules(end_id=self._end_id, bias=read(self._bias))
-        carry = advance(self._decoder, carry, knobs, rules, room=numbers["room"], until=steps)
+        rules = Rules(end_id=self._end_id, bias=bias)
+        carry = advance(self._decoder, carry, knobs, rules, room=numbers["room"], until=steps, given=given)
         for variable, part in zip(self._state, tf.nest.flatten(carry["state"]), strict=True):
             variable.assign(part)
         for name, variable in (("history", self._history), ("seen", self._seen), ("fresh", self._fresh)):
             variable.assign(carry[name])
+        self._bias.assign(bias)
         last = tf.minimum(position + 1 + tf.range(MOST_STEPS), tf.shape(carry["history"])[0] - 1)
         drawn = tf.concat([tf.gather(carry["history"], last), tf.stack([carry[name] for name in _CHANGING])], axis=0)
         return [drawn, *(carry[name] for name in _KEPT)]
 
 
-def _part(ids: np.ndarray, reason: int, kept: list[np.ndarray], number: int, top_logprobs: int | None) -> Continuation:
-    """What a row drew, of the steps of all rows."""
+def _part(ids: np.ndarray, reason: int, kept: list[np.ndarray], first: int, number: int, top_logprobs: int | None) -> Continuation:
+    """What a row drew from step `first` on, of the steps of all rows."""
     extra = {}
     if top_logprobs is not None:
-        logprobs, top_ids, top = (part[: len(ids), number].tolist() for part in kept)
+        logprobs, top_ids, top = (part[first : first + len(ids), number].tolist() for part in kept)
         extra["logprobs"] = logprobs
         extra["alternatives"] = [list(zip(*pair, strict=True))[:top_logprobs] for pair in zip(top_ids, top, strict=True)]
     return Continuation(ids.tolist(), FINISH_REASONS[reason] if reason >= 0 else "", **extra)

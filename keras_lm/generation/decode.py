@@ -165,7 +165,9 @@ def begin(
     return carry
 
 
-def advance(decoder: Decoder, carry: Carry, knobs: Knobs, rules: Rules, *, room: tf.Tensor, until: int | tf.Tensor) -> Carry:
+def advance(
+    decoder: Decoder, carry: Carry, knobs: Knobs, rules: Rules, *, room: tf.Tensor, until: int | tf.Tensor, given: tf.Tensor | None = None
+) -> Carry:
     """Draws tokens.
 
     Args:
@@ -175,6 +177,7 @@ def advance(decoder: Decoder, carry: Carry, knobs: Knobs, rules: Rules, *, room:
         rules: What may come out.
         room: `(batch,)` int32: the number of new tokens at which the context is full.
         until: Stops when this many steps have been made since `begin`, or when every row has ended.
+        given: `(steps, batch)` int32: tokens of a prompt that are read where a step would draw one, -1 where it does; default: none.
     """
 
     def more(carry: Carry) -> tf.Tensor:
@@ -183,7 +186,8 @@ def advance(decoder: Decoder, carry: Carry, knobs: Knobs, rules: Rules, *, room:
     def one_more(carry: Carry) -> tuple[Carry]:
         slot = carry["start"] + carry["step"]
         logits, state = decoder.extend(carry["token"][:, None], carry["state"], slot, carry["padding"], input_rows)
-        return ({**draw(logits, carry, knobs, rules, room=room), "state": state},)
+        now = None if given is None else tf.gather(given, carry["step"])
+        return ({**draw(logits, carry, knobs, rules, room=room, given=now), "state": state},)
 
     input_rows, changing = carry.get("input_rows"), {name: value for name, value in carry.items() if name != "input_rows"}
     shapes = (tf.nest.map_structure(lambda tensor: tensor.shape, changing),)
@@ -191,12 +195,13 @@ def advance(decoder: Decoder, carry: Carry, knobs: Knobs, rules: Rules, *, room:
     return {**carry, **changing}
 
 
-def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, room: tf.Tensor) -> Carry:
+def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, room: tf.Tensor, given: tf.Tensor | None = None) -> Carry:
     """Chooses the next token of each row and notes it; the model's state stays as it is.
 
     Args:
         own_logits: `(batch, vocabulary)` float32, the model's own.
         carry, knobs, rules, room: As in `advance`.
+        given: As in `advance`, of this step: `(batch,)`.
     """
     step, end = carry["step"], carry["start"] + carry["step"] + 1
     logits = filtered(own_logits, carry, end, knobs, rules)
@@ -204,11 +209,13 @@ def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, roo
     token = filters.choose(logits, uniform, knobs.temperature)
 
     running = carry["reason"] < 0
-    blocked = running & tf.reduce_all(tf.math.is_inf(logits), axis=-1)
-    drawn = running & ~blocked
-    token = tf.where(drawn, token, 0)
-    one_each = [tf.stack([tf.range(tf.shape(token)[0]), token], axis=1), tf.cast(drawn, tf.int32)]
-    length = carry["length"] + tf.cast(drawn, tf.int32)
+    chooses = running if given is None else running & (given < 0)
+    blocked = chooses & tf.reduce_all(tf.math.is_inf(logits), axis=-1)
+    drawn = chooses & ~blocked
+    token = tf.where(drawn, token, 0) if given is None else tf.where(drawn, token, tf.where(running, tf.maximum(given, 0), 0))
+    places, new = tf.stack([tf.range(tf.shape(token)[0]), token], axis=1), tf.cast(drawn, tf.int32)
+    read = new if given is None else tf.cast(running & ~blocked, tf.int32)
+    length = carry["length"] + new
     node, stopped = watch(rules, carry["node"], token)
     place = carry["place"]
     if rules.constraint is not None:
@@ -219,12 +226,12 @@ def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, roo
         "step": step + 1,
         "token": token,
         "history": tf.tensor_scatter_nd_update(carry["history"], [[end]], token[None]),
-        "seen": tf.tensor_scatter_nd_add(carry["seen"], *one_each),
-        "fresh": tf.tensor_scatter_nd_add(carry["fresh"], *one_each),
+        "seen": tf.tensor_scatter_nd_add(carry["seen"], places, read),
+        "fresh": tf.tensor_scatter_nd_add(carry["fresh"], places, new),
         "length": length,
-        "reason": tf.where(running, ended, carry["reason"]),
-        "node": tf.where(running, node, carry["node"]),
-        "place": tf.where(running, place, carry["place"]),
+        "reason": tf.where(chooses, ended, carry["reason"]),
+        "node": tf.where(chooses, node, carry["node"]),
+        "place": tf.where(chooses, place, carry["place"]),
     }
     if "logprobs" in carry:
         note = lambda: _with_logprobs(own_logits, carry, token)

@@ -315,7 +315,7 @@ class Texts:
             padding=np.zeros(1, np.int32),
             seen=np.bincount(ids, minlength=bias.size)[None].astype(np.int32),
             fresh=np.zeros([1, bias.size], np.int32),
-            salt=np.array([numpy_rng.salt_of(np.array(ids))], np.int32),
+            salt=numpy_rng.salts_of([ids]),
             length=np.zeros(1, np.int32),
             reason=np.full(1, -1, np.int32),
             knobs={**knobs, "seed": np.array([seed % 2**31], np.int32)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 _ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)
@@ -42,16 +44,22 @@ def uniforms(seed: np.ndarray, salt: np.ndarray, counters: np.ndarray) -> np.nda
     return (bits >> np.uint32(8)).astype(np.float32) * np.float32(2.0**-24)
 
 
-def salt_of(ids: np.ndarray) -> int:
-    """A number that depends on every id of a prompt and its distance from the end.
+def salts_of(prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    """A number for each prompt that depends on every id of it and its distance from the end.
 
     Args:
-        ids: `(n,)` int32, without padding.
+        prompts: Ids without padding, at least one each.
 
     Returns:
-        As `counter_rng.salt_of`, an int32.
+        `(prompts,)` int32, as `counter_rng.salt_of`.
+
+    Example:
+
+    >>> salts_of([[5, 6], [6, 5]])[0] == salts_of([[5, 6]])[0] != salts_of([[6, 5]])[0]
+    True
     """
-    ids = np.asarray(ids)
-    words = ids.astype(np.uint32), np.arange(len(ids), 0, -1).astype(np.uint32)
-    mixed, _ = threefry(words, (np.zeros_like(words[0]), np.zeros_like(words[0])))
-    return int(mixed.sum(dtype=np.uint32).astype(np.int32))
+    ids = np.concatenate(prompts).astype(np.uint32)
+    from_end = np.concatenate([np.arange(len(prompt), 0, -1, np.uint32) for prompt in prompts])
+    mixed, _ = threefry((ids, from_end), (np.zeros_like(ids), np.zeros_like(ids)))
+    ends = np.cumsum([len(prompt) for prompt in prompts])
+    return np.add.reduceat(mixed, [0, *ends[:-1]], dtype=np.uint32).view(np.int32)

@@ -24,7 +24,7 @@ from keras_lm.errors import UserError
 from keras_lm.export import layout
 from keras_lm.export.decoder import ExportedDecoder
 from keras_lm.export.tflite import describe_text
-from keras_lm.generation.continuous import MOST_STEPS, TOGETHER, ContinuousBatch, Newcomer
+from keras_lm.generation.continuous import MOST_STEPS, ContinuousBatch, Newcomer
 from keras_lm.generation.pieces import TextStream
 from keras_lm.generation.sampler import Continuation
 from keras_lm.generation.settings import SamplingSettings
@@ -151,8 +151,7 @@ class Engine:
         self._batch = ContinuousBatch(decoder, **of_tokenizer, max_batch=max_batch, jit_compile=xla and decoder.compiles)
         self._batch.warm_up(tell)
         self._waiting: collections.deque[Ticket] = collections.deque()
-        self._running: dict[int, Ticket] = {}
-        self._keys = itertools.count()
+        self._running: set[Ticket] = set()  # each is its text's key in the batch
         self._step_seconds = 0.0
         self._closing = self._leaving = False
         self._changed = threading.Condition()
@@ -234,10 +233,10 @@ class Engine:
 
     def _let_go(self) -> None:
         """Of those who went away."""
-        for key, ticket in list(self._running.items()):
+        for ticket in list(self._running):
             if ticket._cancelled or self._leaving:
-                self._batch.leave(key)
-                self._end(key, CANCELLED)
+                self._batch.leave(ticket)
+                self._end(ticket, CANCELLED)
         with self._changed:
             gone = [ticket for ticket in self._waiting if ticket._cancelled or self._leaving]
             for ticket in gone:
@@ -250,16 +249,19 @@ class Engine:
         began = time.monotonic()
         late = lambda: self._running and time.monotonic() - began > _CALL_SECONDS
         while self._waiting and self._batch.free and not late():
-            tickets = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch.free, TOGETHER))]
-            groups = self._batch.groups([len(ticket._ids) for ticket in tickets])
+            tickets = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch.free))]
+            biased = {number for number, ticket in enumerate(tickets) if ticket._bias}
+            unread, groups = self._batch.groups([len(ticket._ids) for ticket in tickets], biased)
+            if unread:
+                newcomers = _newcomers([tickets[number] for number in unread])
+                self._join(newcomers, lambda: self._batch.join_unread(newcomers))
             while groups and not late():
                 self._read([tickets[number] for number in groups.pop(0)])
             left = sorted(itertools.chain.from_iterable(groups))
             self._waiting.extendleft(tickets[number] for number in reversed(left))
 
     def _read(self, tickets: list[Ticket]) -> None:
-        keys = [next(self._keys) for _ in tickets]
-        newcomers = [Newcomer(key, ticket._ids, ticket._settings, ticket._bias) for key, ticket in zip(keys, tickets, strict=True)]
+        newcomers = _newcomers(tickets)
         try:
             prompts = self._batch.read(newcomers)
         except Exception:
@@ -267,9 +269,12 @@ class Engine:
             for ticket in tickets:
                 self._hand_on(ticket, Piece("", [], 0, ERROR))
             return
-        self._running.update(zip(keys, tickets, strict=True))
+        self._join(newcomers, lambda: self._batch.join(prompts))
+
+    def _join(self, newcomers: list[Newcomer], join: Callable[[], None]) -> None:
+        self._running.update(newcomer.key for newcomer in newcomers)
         with self._failures():
-            self._batch.join(prompts)
+            join()
 
     def _step(self) -> None:
         if not self._running:
@@ -281,12 +286,11 @@ class Engine:
         with self._failures():
             parts = self._batch.step(steps)
         self._step_seconds = (time.monotonic() - began) / steps
-        for key, part in parts.items():
-            ticket = self._running[key]
+        for ticket, part in parts.items():
             piece = ticket._take(part, self._pieces)
             if not self._hand_on(ticket, piece) or piece.finish_reason:
-                self._batch.leave(key)
-                del self._running[key]
+                self._batch.leave(ticket)
+                self._running.remove(ticket)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -295,13 +299,14 @@ class Engine:
             yield
         except Exception:
             _log.exception("a step of %d texts failed", len(self._running))
-            for key in list(self._running):
-                self._end(key, ERROR)
+            for ticket in list(self._running):
+                self._end(ticket, ERROR)
             with contextlib.suppress(tf.errors.OpError):  # still no memory: the next step fails, and it is tried again
                 self._batch.reset()
 
-    def _end(self, key: int, reason: str) -> None:
-        self._hand_on(self._running.pop(key), Piece("", [], 0, reason))
+    def _end(self, ticket: Ticket, reason: str) -> None:
+        self._running.remove(ticket)
+        self._hand_on(ticket, Piece("", [], 0, reason))
 
     @staticmethod
     def _hand_on(ticket: Ticket, piece: Piece) -> bool:
@@ -311,6 +316,10 @@ class Engine:
             _log.exception("a piece could not be handed on")
             return False
         return True
+
+
+def _newcomers(tickets: Sequence[Ticket]) -> list[Newcomer]:
+    return [Newcomer(ticket, ticket._ids, ticket._settings, ticket._bias) for ticket in tickets]
 
 
 def _reader(tokenizer: Tokenizer, clean: Sequence[str], documents: bool) -> Callable[[str], list[int]]:

@@ -48,7 +48,11 @@ def drawn_together(batch, wanted, rng, leave=()):
     while waiting or batch.running:
         while waiting and batch.free and rng.random() < 0.6:
             keys = [waiting.pop(0) for _ in range(min(rng.choice([1, 2, 5]), batch.free, len(waiting)))]
-            batch.join(batch.read([newcomer(key, *wanted[key]) for key in keys]))
+            newcomers = [newcomer(key, *wanted[key]) for key in keys]
+            if rng.random() < 0.5 or any(one.bias for one in newcomers):
+                batch.join(batch.read(newcomers))
+            else:
+                batch.join_unread(newcomers)  # however long they are
         for key, part in batch.step(rng.choice([1, 3, 8])).items():
             assert key not in ended
             parts[key] = parts[key] + part if key in parts else part
@@ -148,17 +152,31 @@ def test_prompts_are_read_in_groups_that_take_least_time():
     lengths = [5, 30, 6, 200, 16, 1, 31]
     costs = {(1, 8): 3, (4, 8): 4, (8, 8): 6, (1, 16): 4, (4, 16): 6, (8, 16): 10, (1, 32): 6, (4, 32): 10, (8, 32): 20, (1, 256): 50}
     batch._costs = costs
-    assert batch.groups(lengths) == [[0, 5], [1, 2, 4, 6], [3]]
+    batch._step_costs = dict.fromkeys(batch._step_costs, 100)
+    assert batch.groups(lengths, alone={5}) == ([], [[0, 5], [1, 2, 4, 6], [3]])
+    assert batch.groups(lengths) == ([5], [[0], [1, 2, 4, 6], [3]])  # of a single token there is nothing to read
     batch._costs = {**costs, (8, 32): 13}  # one call for all the short ones
-    assert batch.groups(lengths) == [[0, 1, 2, 4, 5, 6], [3]]
+    assert batch.groups(lengths, alone={5}) == ([], [[0, 1, 2, 4, 5, 6], [3]])
     batch._costs = {form: cost if form[0] == 1 else 100 for form, cost in costs.items()}
-    assert batch.groups(lengths) == [[number] for number in range(7)]
-    assert batch.groups([]) == []
+    assert batch.groups(lengths, alone={5}) == ([], [[number] for number in range(7)])
+    assert batch.groups([]) == ([], [])
+
+
+def test_short_prompts_are_left_to_the_steps_where_that_takes_less_time():
+    batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, jit_compile=False)
+    batch._costs, batch._step_costs = {(1, 8): 3, (4, 8): 6, (1, 16): 4, (4, 16): 7}, {1: 1, 4: 2, 8: 3, 16: 5, 32: 9}
+    assert batch.groups([3]) == ([0], [])  # two tokens of a step each, where a call takes three
+    assert batch.groups([5]) == ([], [[0]])
+    assert batch.groups([5, 8]) == ([0], [[1]])  # half a step each for two of four rows: 2 for the one, 3.5 for the other
+    assert batch.groups([5, 8, 9]) == ([], [[0, 1, 2]])
+    assert batch.groups([2] * 32 + [9]) == (list(range(32)), [[32]])
+    assert batch.groups([2, 2], alone={1}) == ([0], [[1]])
 
 
 def test_no_more_prompts_are_read_together_than_may():
     batch = ContinuousBatch(Decoder(model_of("gru")), **IDS, jit_compile=False)
-    groups = batch.groups([9] * 12)
+    unread, groups = batch.groups([9] * 12)
+    assert not unread
     assert sorted(itertools.chain(*groups)) == list(range(12))
     assert max(map(len, groups)) == TOGETHER
 
@@ -166,7 +184,7 @@ def test_no_more_prompts_are_read_together_than_may():
 def test_a_context_of_a_few_tokens():
     model = models.transformer_lm(20, context_length=3, embedding_dim=8, num_layers=1, num_heads=1)
     batch = ContinuousBatch(Decoder(model), **IDS, max_batch=2, jit_compile=False)
-    assert batch.groups([2, 1]) == [[0, 1]]
+    assert batch.groups([2, 1], alone={0, 1}) == ([], [[0, 1]])
 
 
 def longer_model():
@@ -225,7 +243,9 @@ def test_warming_up_meets_every_form_that_comes_later(model):
     waiting = list(prompts_of_all_lengths(rng, 150, min(290, batch.context - 1)).items())
     while waiting or batch.running:
         taken = [waiting.pop() for _ in range(min(len(waiting), batch.free, rng.randrange(12)))]
-        for group in batch.groups([len(wanted[0]) for _, wanted in taken]):
+        unread, groups = batch.groups([len(wanted[0]) for _, wanted in taken])
+        batch.join_unread([newcomer(taken[number][0], *taken[number][1]) for number in unread])
+        for group in groups:
             batch.join(batch.read([newcomer(taken[number][0], *taken[number][1]) for number in group]))
         batch.step(rng.choice([1, 3, 8]))
     assert met == known
@@ -241,5 +261,11 @@ def test_what_cannot_be_read():
     for count in (0, TOGETHER + 1):
         with pytest.raises(ValueError, match=f"1 to {TOGETHER} prompts are read in one call, got {count}"):
             batch.read([newcomer(number, [5], settings) for number in range(count)])
+    with pytest.raises(ValueError, match="a prompt has no tokens"):
+        batch.join_unread([newcomer("empty", [], settings)])
+    with pytest.raises(ValueError, match="a text with a bias must be read before it joins"):
+        batch.join_unread([newcomer("biased", [5], settings, {7: 1.0})])
+    with pytest.raises(ValueError, match="the batch is full: 0 of 32 texts"):
+        batch.join_unread([newcomer(number, [5], settings) for number in range(33)])
     with pytest.raises(ValueError, match="max_batch must be at least 1, got 0"):
         ContinuousBatch(Decoder(model_of("gru")), **IDS, max_batch=0)

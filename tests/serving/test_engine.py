@@ -190,8 +190,7 @@ def test_who_goes_away_makes_room(engine):
     while not (first.pieces and second.pieces):  # the second may be read while the first is being drawn
         time.sleep(0.01)
     assert (engine.running, engine.waiting) == (2, 1)
-    key = next(iter(engine._running))
-    engine._running[key].cancel()
+    next(iter(engine._running)).cancel()
     assert waiting.wait().num_tokens == 3
     assert {first.reason, second.reason} == {"cancelled", ""}
 
@@ -246,11 +245,11 @@ def test_a_step_that_fails_ends_its_texts_and_no_other(engine, monkeypatch):
     monkeypatch.setattr(engine._batch, "step", fail)
     assert before.wait().reason == "error"
     assert asked(engine, "b", SHORT).wait().text == expected
-    read = engine._batch.read
-    monkeypatch.setattr(engine._batch, "read", lambda ids: 1 // 0)
-    assert asked(engine, "b", SHORT).wait().reason == "error"
-    monkeypatch.setattr(engine._batch, "read", read)
-    assert asked(engine, "b", SHORT).wait().text == expected
+    for reads, prompt in {"read": "b" * 9, "join_unread": "b"}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(engine._batch, reads, lambda newcomers: 1 // 0)
+            assert asked(engine, prompt, SHORT).wait().reason == "error"
+        assert asked(engine, "b", SHORT).wait().text == expected
 
 
 def test_a_caller_that_fails_harms_no_other(engine):
