@@ -245,20 +245,22 @@ class Engine:
             self._hand_on(ticket, Piece("", [], 0, CANCELLED))
 
     def _let_in(self) -> None:
-        """Those who wait, as long as there is room, and for a while where others would wait for it."""
+        """Those who wait, as long as there is room, and for a while where others would wait for it.
+
+        Who comes meanwhile waits for the next few steps: read a few at a time, prompts would take longer, and everybody would wait.
+        """
         began = time.monotonic()
         late = lambda: self._running and time.monotonic() - began > _CALL_SECONDS
-        while self._waiting and self._batch.free and not late():
-            tickets = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch.free))]
-            biased = {number for number, ticket in enumerate(tickets) if ticket._bias}
-            unread, groups = self._batch.groups([len(ticket._ids) for ticket in tickets], biased)
-            if unread:
-                newcomers = _newcomers([tickets[number] for number in unread])
-                self._join(newcomers, lambda: self._batch.join_unread(newcomers))
-            while groups and not late():
-                self._read([tickets[number] for number in groups.pop(0)])
-            left = sorted(itertools.chain.from_iterable(groups))
-            self._waiting.extendleft(tickets[number] for number in reversed(left))
+        tickets = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._batch.free))]
+        biased = {number for number, ticket in enumerate(tickets) if ticket._bias}
+        unread, groups = self._batch.groups([len(ticket._ids) for ticket in tickets], biased)
+        if unread:
+            newcomers = _newcomers([tickets[number] for number in unread])
+            self._join(newcomers, lambda: self._batch.join_unread(newcomers))
+        while groups and not late():
+            self._read([tickets[number] for number in groups.pop(0)])
+        left = sorted(itertools.chain.from_iterable(groups))
+        self._waiting.extendleft(tickets[number] for number in reversed(left))
 
     def _read(self, tickets: list[Ticket]) -> None:
         newcomers = _newcomers(tickets)
