@@ -210,7 +210,7 @@ def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, roo
 
     running = carry["reason"] < 0
     chooses = running if given is None else running & (given < 0)
-    blocked = chooses & tf.reduce_all(tf.math.is_inf(logits), axis=-1)
+    blocked = chooses & (tf.reduce_max(logits, axis=-1) == filters.FORBIDDEN)
     drawn = chooses & ~blocked
     token = tf.where(drawn, token, 0) if given is None else tf.where(drawn, token, tf.where(running, tf.maximum(given, 0), 0))
     places, new = tf.stack([tf.range(tf.shape(token)[0]), token], axis=1), tf.cast(drawn, tf.int32)

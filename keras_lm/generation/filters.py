@@ -333,9 +333,11 @@ def choose(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -> tf.
     [0, 1]
     """
 
+    largest = tf.reduce_max(logits, axis=-1)  # out here, XLA does not compute it again for who asks whether all is forbidden
+
     def draw() -> tf.Tensor:
         # In blocks, because XLA computes a running sum over n values in n² steps: √n blocks of √n values cost n.
-        weights = _in_blocks(tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True)))
+        weights = _in_blocks(tf.exp(logits - largest[:, None]))
         blocks, block = weights.shape[1:]
         sums = tf.reduce_sum(weights, axis=-1)
         upto = tf.cumsum(sums, axis=-1)  # (batch, blocks)
