@@ -52,11 +52,23 @@ def rotate(x: tf.Tensor, positions: tf.Tensor, base: float = 10000.0) -> tf.Tens
     >>> bool(np.allclose(turned[0, 1, 0], [np.cos(1) - np.sin(1), np.cos(1) + np.sin(1)]))
     True
     """
-    half = x.shape[-1] // 2
-    frequencies = base ** (-np.arange(half, dtype=np.float32) / half)
-    angles = tf.cast(positions, tf.float32)[:, :, None, None] * frequencies  # (batch, time, 1, head_dim / 2)
-    cos, sin = tf.cast(tf.cos(angles), x.dtype), tf.cast(tf.sin(angles), x.dtype)
-    first, second = x[..., :half], x[..., half:]
+    both = tf.stack(angles(positions, x.shape[-1], base))
+    # Scattered, because XLA fuses no scatter with what comes after it: it would else compute cos and sin anew for each head of each layer.
+    cos, sin = tf.unstack(tf.tensor_scatter_nd_update(tf.zeros_like(both), [[0], [1]], both))
+    return turn(x, cos, sin)
+
+
+def angles(positions: tf.Tensor, head_dim: int, base: float = 10000.0) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cosine and sine of the angles of `rotate`, `(batch or 1, time, 1, head_dim / 2)` float32 each."""
+    half = head_dim // 2
+    turns = tf.cast(positions, tf.float32)[:, :, None, None] * base ** (-np.arange(half, dtype=np.float32) / half)
+    return tf.cos(turns), tf.sin(turns)
+
+
+def turn(x: tf.Tensor, cos: tf.Tensor, sin: tf.Tensor) -> tf.Tensor:
+    """`rotate` by given `angles`."""
+    cos, sin = tf.cast(cos, x.dtype), tf.cast(sin, x.dtype)
+    first, second = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
     return tf.concat([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 

@@ -393,7 +393,10 @@ class ContinuousBatch:
         if batch < len(order):
             order = sorted(order, key=lambda number: self._rows[number] is None)[:batch]
         rows = np.array(order + [0] * (batch - len(order)))
-        self._resize(*(tf.constant(value, tf.int32) for value in (rows, shift, slots)))
+        if (batch, slots) == (len(self._rows), self._slots):
+            self._shift(tf.constant(shift, tf.int32))
+        else:
+            self._resize(*(tf.constant(value, tf.int32) for value in (rows, shift, slots)))
         self._numbers = {name: values[rows] for name, values in self._numbers.items()}
         self._numbers["padding"] -= shift
         self._rows = [self._rows[number] for number in order] + [None] * (batch - len(order))
@@ -486,6 +489,7 @@ class ContinuousBatch:
         counts = [tf.TensorSpec([None, size], tf.int32), tf.TensorSpec([None, size], tf.float32)]
         self._write = self._compiled(self._write_rows, row, number, flag, states, history, *counts)
         self._resize = tf.function(self._move, [row, number, number], autograph=False)
+        self._shift = tf.function(self._roll, [number], autograph=False)
         self._advance = {}
         for batch in (1, None):
             numbers = [tf.TensorSpec([len(_WHOLE), batch], tf.int32), tf.TensorSpec([len(_REAL), batch], tf.float32)]
@@ -528,6 +532,13 @@ class ContinuousBatch:
         self._history.assign(tf.gather(moved_slots(self._history, 0, shift, slots + 1), rows, axis=1))
         for variable in self._by_token:
             variable.assign(tf.gather(variable, rows))
+
+    def _roll(self, shift: tf.Tensor) -> None:
+        """`_move` of the same rows in as many slots, in half the time: what lay before the texts comes to lie behind them."""
+        for variable, grows in zip(self._state, self._grows, strict=True):
+            if grows:
+                variable.assign(tf.roll(variable, -shift, axis=2))
+        self._history.assign(tf.roll(self._history, -shift, axis=0))
 
     def _advance_rows(
         self,

@@ -28,7 +28,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lm.attention import SelfAttention, rotate
+from keras_lm.attention import SelfAttention, angles, turn
 from keras_lm.errors import UserError
 from keras_lm.generation.litert_runtime import Memory
 from keras_lm.layers import PositionEmbedding, TransformerBlock
@@ -217,7 +217,8 @@ class _Walk:
         heads = tf.reshape(self._dense(layer.qkv, x), [batch, count, layer.num_heads + 2 * groups, width])
         if layer.rotary:
             turned, value = tf.split(heads, [layer.num_heads + groups, groups], axis=2)
-            query, key = tf.split(rotate(turned, self._positions, layer.rotary_base), [layer.num_heads, groups], axis=2)
+            turned = turn(turned, *angles(self._positions, width, layer.rotary_base))
+            query, key = tf.split(turned, [layer.num_heads, groups], axis=2)
         else:
             query, key, value = tf.split(heads, [layer.num_heads, groups, groups], axis=2)
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value

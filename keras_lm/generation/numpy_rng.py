@@ -55,8 +55,9 @@ def salts_of(prompts: Sequence[Sequence[int]]) -> np.ndarray:
 
     Example:
 
-    >>> salts_of([[5, 6], [6, 5]])[0] == salts_of([[5, 6]])[0] != salts_of([[6, 5]])[0]
-    True
+    >>> salts, alone = salts_of([[5, 6], [6, 5]]), salts_of([[5, 6]])
+    >>> salts.shape, bool(salts[0] == alone[0] != salts[1])
+    ((2,), True)
     """
     ids = np.concatenate(prompts).astype(np.uint32)
     from_end = np.concatenate([np.arange(len(prompt), 0, -1, np.uint32) for prompt in prompts])
