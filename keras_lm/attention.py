@@ -53,8 +53,9 @@ def rotate(x: tf.Tensor, positions: tf.Tensor, base: float = 10000.0) -> tf.Tens
     True
     """
     both = tf.stack(angles(positions, x.shape[-1], base))
-    # Scattered, because XLA fuses no scatter with what comes after it: it would else compute cos and sin anew for each head of each layer.
-    cos, sin = tf.unstack(tf.tensor_scatter_nd_update(tf.zeros_like(both), [[0], [1]], both))
+    # A sum over nothing is a scatter, and XLA fuses none with what comes after it: it would else compute cos and sin anew for each head of
+    # each layer. `tf.tensor_scatter_nd_update` refuses a text of no tokens.
+    cos, sin = tf.unstack(tf.math.unsorted_segment_sum(both, [0, 1], 2))
     return turn(x, cos, sin)
 
 
