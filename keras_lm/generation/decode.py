@@ -204,13 +204,21 @@ def draw(own_logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules, *, roo
         given: As in `advance`, of this step: `(batch,)`.
     """
     step, end = carry["step"], carry["start"] + carry["step"] + 1
-    logits = filtered(own_logits, carry, end, knobs, rules)
     uniform = counter_rng.uniforms(knobs.seed, carry["salt"], carry["length"][:, None])[:, 0]
-    token = filters.choose(logits, uniform, knobs.temperature)
+
+    def choose(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return filters.choose(logits, uniform, knobs.temperature), tf.reduce_max(logits, axis=-1) == filters.FORBIDDEN
+
+    # Each branch gives tokens, not logits, which XLA would copy.
+    token, nothing_left = tf.cond(
+        _reads_text(knobs) | _any_cuts(knobs),
+        lambda: choose(filtered(own_logits, carry, end, knobs, rules)),
+        lambda: choose(_allowed(own_logits, carry, knobs, rules)),
+    )
 
     running = carry["reason"] < 0
     chooses = running if given is None else running & (given < 0)
-    blocked = chooses & (tf.reduce_max(logits, axis=-1) == filters.FORBIDDEN)
+    blocked = chooses & nothing_left
     drawn = chooses & ~blocked
     token = tf.where(drawn, token, 0) if given is None else tf.where(drawn, token, tf.where(running, tf.maximum(given, 0), 0))
     places, new = tf.stack([tf.range(tf.shape(token)[0]), token], axis=1), tf.cast(drawn, tf.int32)
@@ -266,13 +274,7 @@ def filtered(logits: tf.Tensor, carry: Carry, end: tf.Tensor, knobs: Knobs, rule
     logits = filters.apply_repetition_penalty(logits, carry["seen"], knobs.repetition_penalty)
     logits = filters.apply_presence_penalty(logits, carry["fresh"], knobs.presence_penalty)
     logits = filters.apply_frequency_penalty(logits, carry["fresh"], knobs.frequency_penalty)
-    logits = filters.add_bias(logits, rules.bias)
-    logits = filters.hold_back_end(logits, carry["length"], knobs.min_new_tokens, rules.end_id)
-    if rules.constraint is not None:
-        left = rules.limit - carry["length"]
-        allowed = automata.allowed(rules.constraint, rules.degree, carry["place"], left, logits.shape[-1], rules.end_id)
-        logits = tf.where(allowed, logits, filters.FORBIDDEN)
-    logits = filters.apply_temperature(logits, knobs.temperature)
+    logits = _allowed(logits, carry, knobs, rules)
 
     def cut() -> tf.Tensor:
         history = tf.transpose(carry["history"])
@@ -281,10 +283,27 @@ def filtered(logits: tf.Tensor, carry: Carry, end: tf.Tensor, knobs: Knobs, rule
     return tf.cond(_any_cuts(knobs) | tf.reduce_any(knobs.no_repeat_ngram_size > 0), cut, lambda: logits)
 
 
+def _allowed(logits: tf.Tensor, carry: Carry, knobs: Knobs, rules: Rules) -> tf.Tensor:
+    """The part of `filtered` that is never off: what is forbidden, and the temperature."""
+    logits = filters.add_bias(logits, rules.bias)
+    logits = filters.hold_back_end(logits, carry["length"], knobs.min_new_tokens, rules.end_id)
+    if rules.constraint is not None:
+        left = rules.limit - carry["length"]
+        allowed = automata.allowed(rules.constraint, rules.degree, carry["place"], left, logits.shape[-1], rules.end_id)
+        logits = tf.where(allowed, logits, filters.FORBIDDEN)
+    return filters.apply_temperature(logits, knobs.temperature)
+
+
 def shaped(logits: tf.Tensor, knobs: Knobs) -> tf.Tensor:
     """The filters that look at nothing but the logits, in their order."""
     logits = filters.apply_temperature(logits, knobs.temperature)
     return tf.cond(_any_cuts(knobs), lambda: _cut(logits, knobs), lambda: logits)
+
+
+def _reads_text(knobs: Knobs) -> tf.Tensor:
+    """Whether a filter asks which tokens stand in the text."""
+    penalised = (knobs.repetition_penalty != 1) | (knobs.presence_penalty != 0) | (knobs.frequency_penalty != 0)
+    return tf.reduce_any(penalised | (knobs.no_repeat_ngram_size > 0))
 
 
 def _any_cuts(knobs: Knobs) -> tf.Tensor:

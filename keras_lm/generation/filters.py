@@ -334,27 +334,39 @@ def choose(logits: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor) -> tf.
     """
 
     largest = tf.reduce_max(logits, axis=-1)  # out here, XLA does not compute it again for who asks whether all is forbidden
+    size = logits.shape[-1]
 
     def draw() -> tf.Tensor:
-        # In blocks, because XLA computes a running sum over n values in n² steps: √n blocks of √n values cost n.
-        weights = _in_blocks(tf.exp(logits - largest[:, None]))
-        blocks, block = weights.shape[1:]
-        sums = tf.reduce_sum(weights, axis=-1)
+        # In blocks, because XLA computes a running sum over n values in n² steps: √n blocks of √n values cost n. The last one is shorter:
+        # XLA pads value by value.
+        weights = tf.exp(logits - largest[:, None])
+        block = max(1, round(size**0.5))
+        blocks = -(-size // block)
+        whole = size // block * block
+        sums = tf.reduce_sum(tf.reshape(weights[:, :whole], [-1, size // block, block]), axis=-1)
+        if whole < size:
+            sums = tf.concat([sums, tf.reduce_sum(weights[:, whole:], axis=-1, keepdims=True)], axis=-1)
         upto = tf.cumsum(sums, axis=-1)  # (batch, blocks)
         target = uniform * upto[:, -1]
         which = tf.minimum(tf.reduce_sum(tf.cast(upto <= target[:, None], tf.int32), axis=-1), blocks - 1)
         rest = target - (tf.gather(upto, which, batch_dims=1) - tf.gather(sums, which, batch_dims=1))
-        inside = tf.gather(weights, which, batch_dims=1)  # (batch, block)
+        places = which[:, None] * block + tf.range(block)
+        inside = tf.where(places < size, tf.gather(weights, tf.minimum(places, size - 1), batch_dims=1), 0.0)  # (batch, block)
         place = tf.reduce_sum(tf.cast(tf.cumsum(inside, axis=-1) <= rest[:, None], tf.int32), axis=-1)
         # Rounding may carry the target past the last token of the block, or onto one that is forbidden.
         chosen = tf.gather(inside, tf.minimum(place, block - 1), batch_dims=1)
         place = tf.where((place < block) & (chosen > 0), place, tf.argmax(inside, axis=-1, output_type=tf.int32))
         return which * block + place
 
+    def take_largest() -> tf.Tensor:
+        # The first token that reaches it: XLA searches for an argmax one token after the other.
+        places = tf.where(logits >= largest[:, None], tf.range(size), size - 1)
+        return tf.reduce_min(places, axis=-1)
+
     warm = temperature > 0
     nothing = lambda: tf.zeros_like(warm, tf.int32)
     drawn = tf.cond(tf.reduce_any(warm), draw, nothing)
-    return tf.where(warm, drawn, tf.cond(tf.reduce_all(warm), nothing, lambda: tf.argmax(logits, axis=-1, output_type=tf.int32)))
+    return tf.where(warm, drawn, tf.cond(tf.reduce_all(warm), nothing, take_largest))
 
 
 def _entropy(probabilities: tf.Tensor, log_probabilities: tf.Tensor) -> tf.Tensor:
