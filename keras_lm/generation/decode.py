@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation import automata, counter_rng, filters
@@ -49,7 +50,7 @@ class Knobs:
     def of(cls, settings: SamplingSettings, batch: int) -> Knobs:
         """The same for every row, but for the seed, which counts up."""
         values = {name: getattr(settings, name) for name in cls.names()}
-        filled = {name: tf.constant(value, dtype_of(name), [batch]) for name, value in values.items()}
+        filled = {name: tf.constant(np.full(batch, value, dtype_of(name).as_numpy_dtype)) for name, value in values.items()}
         seeds = [(settings.seed + row) % 2**31 for row in range(batch)]
         return cls(**{**filled, "seed": tf.constant(seeds, tf.int32)})
 

@@ -80,7 +80,10 @@ class Filters:
         shaping = [(name, function) for name, function in _SHAPING.items() if knobs[name] != _OFF.get(name, 1.0)]
         shaping = [(name, function) for name, function in shaping if name != "temperature" or not self._greedy]
         self._shaping = [(function, knobs[name]) for name, function in shaping]
-        self._nucleus_last = not self._greedy and bool(shaping) and shaping[-1][0] == "top_p"
+        last = shaping[-1][0] if shaping else None
+        self._weigh = _WEIGHING.get(last, lambda logits, _: _weights(logits))
+        self._weighed = self._shaping[-1][1] if last in _WEIGHING else None
+        self._before = self._shaping[:-1] if last in _WEIGHING else self._shaping
 
     def __call__(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         """What may come next: logits, with -inf where it may not.
@@ -101,14 +104,12 @@ class Filters:
             logits, bias, length, rest: As in a call.
             uniform: In [0, 1).
         """
-        if self._nucleus_last:  # its weights are at hand
-            logits = self._shaped(self._ruled(logits, bias, length, **rest), self._shaping[:-1])
-            return choose(_nucleus(logits, self._shaping[-1][1]), uniform)
-        logits = self(logits, bias, length, **rest)
+        logits = self._ruled(logits, bias, length, **rest)
         if self._greedy:
+            logits = self._shaped(logits, self._shaping)
             largest = logits.argmax()
             return int(largest) if logits[largest] > FORBIDDEN else None
-        return choose(_weights(logits), uniform)
+        return choose(self._weigh(self._shaped(logits, self._before), self._weighed), uniform)
 
     @staticmethod
     def _shaped(logits: np.ndarray, shaping: list) -> np.ndarray:
@@ -165,11 +166,15 @@ def apply_temperature(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 def keep_top_k(logits: np.ndarray, top_k: int) -> np.ndarray:
     """Keeps the k largest, and any that equal the k-th."""
-    if top_k >= logits.size:
-        return logits
-    largest, top_k = _largest(logits, int(top_k)), int(top_k)
-    largest.partition(largest.size - top_k)
-    return _keep(logits, logits, largest[largest.size - top_k])
+    return logits if top_k >= logits.size else _keep(logits, logits, _at_rank(logits, int(top_k)))
+
+
+def _top(logits: np.ndarray, top_k: int) -> np.ndarray:
+    """The weights of what `keep_top_k` keeps, 0 elsewhere."""
+    weights = _weights(logits)
+    if top_k < logits.size:
+        weights *= logits >= _at_rank(logits, int(top_k))
+    return weights
 
 
 def keep_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
@@ -179,9 +184,10 @@ def keep_top_p(logits: np.ndarray, top_p: float) -> np.ndarray:
 
 
 def _nucleus(logits: np.ndarray, top_p: float) -> np.ndarray:
-    """The probabilities of what `keep_top_p` keeps, before they are made to sum to 1 again; 0 elsewhere."""
-    probabilities = softmax(logits)
-    return probabilities * (probabilities >= _least_kept(probabilities, probabilities, top_p))
+    """The weights of what `keep_top_p` keeps, 0 elsewhere."""
+    weights = _weights(logits)
+    weights *= weights >= _least_kept(weights, weights, top_p)
+    return weights
 
 
 def keep_min_p(logits: np.ndarray, min_p: float) -> np.ndarray:
@@ -271,12 +277,13 @@ def _cut(logits: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.
     return _keep(logits, probabilities, min(np.float32(threshold), probabilities.max()))
 
 
-def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.float32:
-    """The largest of `values` such that the tokens that reach it weigh `mass` or more together; -inf where all of them do not.
+def _least_kept(values: np.ndarray, weights: np.ndarray, share: float) -> np.float32:
+    """The largest of `values` such that the tokens that reach it have that share of all weights or more; -inf where none is such.
 
     The largest few hundred are nearly always enough: they are found without sorting the vocabulary.
     """
     count = min(256, values.size)
+    total = np.add.reduce(weights) if count < values.size else None
     while True:
         if values is weights:  # then it does not matter which they are
             largest = _largest(values, count)
@@ -287,7 +294,7 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
             places = np.argpartition(values, values.size - count)[values.size - count :] if count < values.size else np.arange(count)
             places = places[np.argsort(-values[places])]
             largest, upto = values[places], weights[places].cumsum()
-        place = int(upto.searchsorted(np.float32(mass)))
+        place = int(upto.searchsorted(np.float32(share) * (upto[-1] if total is None else total)))
         if place < len(largest):
             return largest[place]
         if count == values.size:
@@ -295,14 +302,23 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, mass: float) -> np.floa
         count = min(8 * count, values.size)
 
 
+def _at_rank(values: np.ndarray, count: int) -> np.float32:
+    """The `count`-th largest."""
+    largest = _largest(values, count)
+    largest.partition(largest.size - count)
+    return largest[largest.size - count]
+
+
 def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """The `count` largest, and perhaps some that come next, in no order; a copy.
+    """The `count` largest, and perhaps others, in no order; a copy.
 
     Of many, most are smaller than as many maxima of groups, which a comparison finds sooner than a partition of all.
     """
+    if values.size < _FEW:
+        return values.copy()
     width = values.size // (4 * count)
     if width < 4:
-        return values.copy() if count >= values.size else np.partition(values, values.size - count)[values.size - count :]
+        return np.partition(values, values.size - count)[values.size - count :]
     maxima = values[: values.size // width * width].reshape(width, -1).max(axis=0)
     maxima.partition(maxima.size - count)
     return values[values >= maxima[maxima.size - count]]
@@ -318,3 +334,6 @@ _SHAPING = {
     "eta_cutoff": cut_eta,
 }
 """The filters that look at the logits alone, by their knobs, in their order."""
+
+_WEIGHING = {"top_k": _top, "top_p": _nucleus}
+"""Filters whose last part, the exponentials, is done already when weights are what is asked for."""
