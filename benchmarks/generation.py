@@ -6,8 +6,9 @@
 Peers come with `pip install keras_lm[bench]`; those that are missing are left out.
 
 Machines drift by more than systems differ, so only what was measured side by side is compared: each system runs in a process of its own,
-all of them are up at once for a batch size, and they take turns, one generation each, for some rounds. The others sleep meanwhile, which is
-checked. All decoders have the same weights, and their greedy ids are compared, so that nobody is fast by doing less.
+all of them are up at once for a batch size, and they take turns for some rounds: a generation, or the median of as many as fill a second.
+The others sleep meanwhile, which is checked. All decoders have the same weights, and their greedy ids are compared, so that nobody is fast
+by doing less.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from systems.rounds import measure, processor, say, start, take_turns
 
 _STRATEGIES = ("greedy", "top_k", "top_p")
 _REFERENCE = "transformers"
+_TURN = 1.0
+"""Seconds that a turn takes at least: a generation of a tenth of a second alone would say more of how a process wakes up."""
 
 
 def main() -> None:
@@ -97,7 +100,8 @@ def _run_group(work: Work, batch: int, args: argparse.Namespace, left_out: set[s
             say(f"  {worker.system}: " + ", ".join(f"first {name} {turns[worker, name][0]['seconds']:.1f} s" for name in strategies))
         _compare_ids(turns)
         order = [(worker, own) for strategy in work.strategies for worker, own in turns if own == strategy]
-        results = take_turns([(worker, {"strategy": strategy}) for worker, strategy in order], args.rounds)
+        at_least = 0.0 if args.quick else _TURN
+        results = take_turns([(worker, {"strategy": strategy, "at_least": at_least}) for worker, strategy in order], args.rounds)
         for key, later in zip(order, results, strict=True):
             turns[key] += later
         return turns

@@ -80,18 +80,20 @@ class Worker:
         self._cpu: float = answer["cpu"]
         self.about: dict = answer["about"]
 
-    def turn(self, **request: object) -> dict:
-        """One turn: `seconds`, `cores` (CPU time over time), and what the system gave for it."""
+    def turn(self, at_least: float = 0.0, **request: object) -> dict:
+        """One turn, again until that many seconds are full: `seconds` of the median one, `cpu_seconds` of all, `cores` (CPU time over
+        time), and what the system gave for the last one."""
         time.sleep(PAUSE)
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            self._process.stdin.write(json.dumps({"at_least": at_least, **request}).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             raise Failed(self._last_words()) from None
         answer = self._answer()
         self.idle_seconds += answer["idle_until"] - self._cpu
         self._cpu = answer["cpu"]
-        return {"seconds": answer["seconds"], "cores": (answer["cpu"] - answer["idle_until"]) / answer["seconds"], **answer["result"]}
+        spent = answer["cpu"] - answer["idle_until"]
+        return {"seconds": answer["seconds"], "cpu_seconds": spent, "cores": spent / answer["all_seconds"], **answer["result"]}
 
     def stop(self) -> None:
         self._process.stdin.close()  # the worker's loop ends, and its folder goes

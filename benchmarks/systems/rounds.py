@@ -82,7 +82,7 @@ def take_turns(turns: Sequence[tuple[Worker, dict]], rounds: int) -> list[list[d
     for worker in workers:
         if worker.idle_seconds > 0.01 * seconds:
             say(f"  {worker.system} was busy for {worker.idle_seconds:.1f} of {seconds:.0f} s out of its turn: the numbers suffer")
-    others = _busy_seconds() - busy - sum(result["seconds"] * result["cores"] for own in results for result in own)
+    others = _busy_seconds() - busy - sum(result["cpu_seconds"] for own in results for result in own)
     # Not even ratios survive it: threads that spin at a barrier lose far more to a stranger on one core than threads that sleep.
     if others > 0.05 * seconds:
         say(f"  something else was busy for {others:.1f} of {seconds:.0f} s: these numbers say nothing")

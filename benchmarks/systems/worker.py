@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -59,10 +60,12 @@ def main() -> None:
         answer(about=about, cpu=time.process_time())
         for line in sys.stdin:
             request = json.loads(line)
-            cpu, begin = time.process_time(), time.perf_counter()
-            result = turn(**request)
-            seconds, end_cpu = time.perf_counter() - begin, time.process_time()
-            answer(seconds=seconds, idle_until=cpu, cpu=end_cpu, result=result)
+            at_least = request.pop("at_least")
+            cpu, begin, seconds = time.process_time(), time.perf_counter(), list[float]()
+            while not seconds or sum(seconds) < at_least:
+                result = turn(**request)
+                seconds.append(time.perf_counter() - begin - sum(seconds))
+            answer(seconds=statistics.median(seconds), all_seconds=sum(seconds), idle_until=cpu, cpu=time.process_time(), result=result)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from keras_lm.generation import numpy_filters, numpy_rng
 from keras_lm.generation.settings import BLOCKED, CONTEXT, END, LENGTH, SamplingSettings
 
 _HIDDEN = -1e9
+_AT_A_TIME = 256  # random numbers of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,7 +284,7 @@ class Texts:
         self._knobs = [{name: values[row].item() for name, values in knobs.items()} for row in range(len(reason))]
         self._filters = [numpy_filters.Filters(row, end_id) for row in self._knobs]
         self._greedy = all(numpy_filters.nothing_filters(row) and row["temperature"] == 0 for row in self._knobs)
-        self._first, self._uniforms = length, np.zeros([len(reason), 0], np.float32)
+        self._first, self._uniforms = self._length.copy(), [[] for _ in self._length]
         self.running = min(self._reason, default=0) < 0
 
     @classmethod
@@ -397,10 +398,8 @@ class Texts:
 
     def _uniform(self, row: int, length: int) -> float:
         """Number `length` of the row's sequence; many are made at a time, since one costs as much."""
-        if self._knobs[row]["temperature"] <= 0:
-            return 0.0
         place = length - self._first[row]
-        if place >= self._uniforms.shape[1]:
-            self._first, place = self.length, 0
-            self._uniforms = numpy_rng.uniforms(self._seed, self._salt, self._first[:, None] + np.arange(64))
-        return float(self._uniforms[row, place])
+        if place >= len(self._uniforms[row]):
+            self._first, place = self._length.copy(), 0
+            self._uniforms = numpy_rng.uniforms(self._seed, self._salt, self.length[:, None] + np.arange(_AT_A_TIME)).tolist()
+        return self._uniforms[row][place]

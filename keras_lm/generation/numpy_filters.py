@@ -235,7 +235,7 @@ def choose(weights: np.ndarray, uniform: float) -> int | None:
     kept = weights if places is None else weights[places]
     if not kept.size:
         return None
-    upto = kept.cumsum(dtype=np.float64)  # flat where a token is forbidden, which is passed over
+    upto = kept.cumsum(dtype=None if places is None else np.float64)  # flat where a token is forbidden, which is passed over
     place = int(upto.searchsorted(uniform * upto[-1], side="right"))
     if place == len(kept):
         largest = weights.argmax()
