@@ -80,10 +80,9 @@ class Filters:
         shaping = [(name, function) for name, function in _SHAPING.items() if knobs[name] != _OFF.get(name, 1.0)]
         shaping = [(name, function) for name, function in shaping if name != "temperature" or not self._greedy]
         self._shaping = [(function, knobs[name]) for name, function in shaping]
-        last = shaping[-1][0] if shaping else None
-        self._weigh = _WEIGHING.get(last, lambda logits, _: _weights(logits))
-        self._weighed = self._shaping[-1][1] if last in _WEIGHING else None
-        self._before = self._shaping[:-1] if last in _WEIGHING else self._shaping
+        last = shaping[-1][0] if shaping and not self._greedy else ""
+        self._weigh, self._knob = (_WEIGHING[last], knobs[last]) if last in _WEIGHING else (_weights, None)
+        self._before = self._shaping[:-1] if last in _WEIGHING else self._shaping  # of `_weigh`
 
     def __call__(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         """What may come next: logits, with -inf where it may not.
@@ -95,7 +94,10 @@ class Filters:
             rest: Where `reads` holds, `text`, `(n,)` int32, prompt and new tokens so far; `seen` and `fresh`, `(vocabulary,)` int32, how
                 often each token stands in it, and among the new ones.
         """
-        return self._shaped(self._ruled(logits, bias, length, **rest), self._shaping)
+        logits = self._ruled(logits, bias, length, **rest)
+        for function, knob in self._shaping:
+            logits = function(logits, knob)
+        return logits
 
     def draw(self, logits: np.ndarray, bias: np.ndarray, length: int, uniform: float, **rest: np.ndarray) -> int | None:
         """A token of what may come next, or `None` where all are forbidden; the most probable one at temperature 0.
@@ -105,17 +107,12 @@ class Filters:
             uniform: In [0, 1).
         """
         logits = self._ruled(logits, bias, length, **rest)
+        for function, knob in self._before:
+            logits = function(logits, knob)
         if self._greedy:
-            logits = self._shaped(logits, self._shaping)
             largest = logits.argmax()
             return int(largest) if logits[largest] > FORBIDDEN else None
-        return choose(self._weigh(self._shaped(logits, self._before), self._weighed), uniform)
-
-    @staticmethod
-    def _shaped(logits: np.ndarray, shaping: list) -> np.ndarray:
-        for function, knob in shaping:
-            logits = function(logits, knob)
-        return logits
+        return choose(self._weigh(logits) if self._knob is None else self._weigh(logits, self._knob), uniform)
 
     def _ruled(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         logits = (self._read(logits, **rest) if self.reads else logits) + bias
@@ -282,8 +279,14 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, share: float) -> np.flo
 
     The largest few hundred are nearly always enough: they are found without sorting the vocabulary.
     """
-    count = min(256, values.size)
-    total = np.add.reduce(weights) if count < values.size else None
+    share = np.float32(share)
+    if values is weights and values.size < _FEW:  # every call counts
+        ordered = values.copy()
+        ordered.sort()
+        ordered = ordered[::-1]
+        upto = ordered.cumsum()
+        return ordered[upto.searchsorted(share * upto[-1])]
+    count, total = min(256, values.size), np.add.reduce(weights)
     while True:
         if values is weights:  # then it does not matter which they are
             largest = _largest(values, count)
@@ -294,7 +297,7 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, share: float) -> np.flo
             places = np.argpartition(values, values.size - count)[values.size - count :] if count < values.size else np.arange(count)
             places = places[np.argsort(-values[places])]
             largest, upto = values[places], weights[places].cumsum()
-        place = int(upto.searchsorted(np.float32(share) * (upto[-1] if total is None else total)))
+        place = int(upto.searchsorted(share * total))
         if place < len(largest):
             return largest[place]
         if count == values.size:
