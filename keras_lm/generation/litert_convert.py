@@ -215,12 +215,12 @@ class _Walk:
         batch, count, groups, width = self._batch, self._count, layer.num_kv_heads, layer.head_dim
         shared = layer.num_heads // groups
         heads = tf.reshape(self._dense(layer.qkv, x), [batch, count, layer.num_heads + 2 * groups, width])
+        # As slices: XNNPACK knows no uneven split, and at what it does not know its threads stop and have to be woken again.
+        first = lambda count, begin, of: tf.slice(of, [0, 0, begin, 0], [batch, self._count, count, width])
+        value = first(groups, layer.num_heads + groups, heads)
         if layer.rotary:
-            turned, value = tf.split(heads, [layer.num_heads + groups, groups], axis=2)
-            turned = turn(turned, *angles(self._positions, width, layer.rotary_base))
-            query, key = tf.split(turned, [layer.num_heads, groups], axis=2)
-        else:
-            query, key, value = tf.split(heads, [layer.num_heads, groups, groups], axis=2)
+            heads = turn(first(layer.num_heads + groups, 0, heads), *angles(self._positions, width, layer.rotary_base))
+        query, key = first(layer.num_heads, 0, heads), first(groups, layer.num_heads, heads)
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value
         keys, values = self.given[f"{name}_key"], self.given[f"{name}_value"]  # (batch, heads, slots, head_dim)
         query, key, value = (self._heads_first(tensor) for tensor in (query * width**-0.5, key, value))
