@@ -108,9 +108,12 @@ class Step:
     def _fill(self, values: Sequence[np.ndarray] | None, start: int) -> None:
         for number, entry in enumerate(self._memory):
             view = self._views[entry.name]
-            view[:] = 0
-            if values is not None:
+            if values is None:
+                view[:] = 0
+            else:
                 _slots_of(entry, view, start)[:] = _slots_of(entry, values[number], start)
+                if entry.kind == "cache":
+                    view[:, :, start:] = 0
         if "mask" in self._views:
             slots = np.arange(self._room)
             visible = (slots >= self._padding[:, None]) & (slots < start)
@@ -224,8 +227,12 @@ def _width(entry: Memory, shape: Sequence[int]) -> int:
 def _unowned(view: np.ndarray) -> np.ndarray:
     """The same memory without a hold on the interpreter, which refuses to run while somebody has one: asking anew for each of the memories
     at every step takes longer than writing to them. Good until tensors are allocated again."""
-    interface = {"data": view.__array_interface__["data"], "shape": view.shape, "typestr": view.dtype.str, "version": 3}
-    return np.array(type("_Address", (), {"__array_interface__": interface})(), copy=False)
+    return np.array(_Address(view), copy=False)
+
+
+class _Address:
+    def __init__(self, view: np.ndarray):
+        self.__array_interface__ = {"data": view.__array_interface__["data"], "shape": view.shape, "typestr": view.dtype.str, "version": 3}
 
 
 def _interpreter(model: bytes | str | os.PathLike, num_threads: int | None):
