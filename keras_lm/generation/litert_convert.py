@@ -215,7 +215,7 @@ class _Walk:
         batch, count, groups, width = self._batch, self._count, layer.num_kv_heads, layer.head_dim
         shared = layer.num_heads // groups
         heads = tf.reshape(self._dense(layer.qkv, x), [batch, count, layer.num_heads + 2 * groups, width])
-        # As slices: XNNPACK knows no uneven split, and at what it does not know its threads stop and have to be woken again.
+        # As slices: XNNPACK knows no uneven split, which would cut the step into a part of its own for each layer.
         first = lambda count, begin, of: tf.slice(of, [0, 0, begin, 0], [batch, self._count, count, width])
         value = first(groups, layer.num_heads + groups, heads)
         if layer.rotary:
