@@ -32,8 +32,17 @@ def test_float32_gives_the_text_of_the_sampler(name):
     for settings in (
         SamplingSettings(temperature=0.0, max_new_tokens=9),
         SamplingSettings(top_k=5, repetition_penalty=1.2, no_repeat_ngram_size=2, num_samples=2, seed=4, max_new_tokens=9),
+        SamplingSettings(top_p=0.8, num_samples=2, seed=5, max_new_tokens=9),
     ):
         assert lite.generate(PROMPTS, settings) == sampler.generate(PROMPTS, settings)
+
+
+def test_xnnpack_runs_a_step_in_one_piece():
+    # What it does not know would cut the step, and its threads would meet at every cut.
+    model = models.transformer_lm(50, context_length=16, embedding_dim=32, num_layers=3, num_heads=4, num_kv_heads=2)
+    step = Step(convert(model, slots=16, precision="int8"), memories(model))
+    names = [operation["op_name"] for operation in step._interpreter._get_ops_details()]
+    assert names.count("SOFTMAX") == 3 and names.count("DELEGATE") == 1
 
 
 @pytest.mark.slow
