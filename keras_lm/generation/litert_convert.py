@@ -216,11 +216,11 @@ class _Walk:
         shared = layer.num_heads // groups
         heads = tf.reshape(self._dense(layer.qkv, x), [batch, count, layer.num_heads + 2 * groups, width])
         # As slices: XNNPACK knows no uneven split, which would cut the step into a part of its own for each layer.
-        first = lambda count, begin, of: tf.slice(of, [0, 0, begin, 0], [batch, self._count, count, width])
-        value = first(groups, layer.num_heads + groups, heads)
+        some = lambda number, begin, of: tf.slice(of, [0, 0, begin, 0], [batch, count, number, width])
+        value = some(groups, layer.num_heads + groups, heads)
         if layer.rotary:
-            heads = turn(first(layer.num_heads + groups, 0, heads), *angles(self._positions, width, layer.rotary_base))
-        query, key = first(layer.num_heads, 0, heads), first(groups, layer.num_heads, heads)
+            heads = turn(some(layer.num_heads + groups, 0, heads), *angles(self._positions, width, layer.rotary_base))
+        query, key = some(layer.num_heads, 0, heads), some(groups, layer.num_heads, heads)
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value
         keys, values = self.given[f"{name}_key"], self.given[f"{name}_value"]  # (batch, heads, slots, head_dim)
         query, key, value = (self._heads_first(tensor) for tensor in (query * width**-0.5, key, value))

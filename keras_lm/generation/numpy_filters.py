@@ -81,8 +81,9 @@ class Filters:
         shaping = [(name, function) for name, function in shaping if name != "temperature" or not self._greedy]
         self._shaping = [(function, knobs[name]) for name, function in shaping]
         last = shaping[-1][0] if shaping and not self._greedy else ""
-        self._weigh, self._knob = (_WEIGHING[last], knobs[last]) if last in _WEIGHING else (_weights, None)
-        self._before = self._shaping[:-1] if last in _WEIGHING else self._shaping  # of `_weigh`
+        self._weigh, self._before = _weights, self._shaping  # what gives a draw its weights, and the filters before it
+        if last in _WEIGHING:
+            self._weigh, self._before = lambda logits: _WEIGHING[last](logits, knobs[last]), self._shaping[:-1]
 
     def __call__(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         """What may come next: logits, with -inf where it may not.
@@ -112,7 +113,7 @@ class Filters:
         if self._greedy:
             largest = logits.argmax()
             return int(largest) if logits[largest] > FORBIDDEN else None
-        return choose(self._weigh(logits) if self._knob is None else self._weigh(logits, self._knob), uniform)
+        return choose(self._weigh(logits), uniform)
 
     def _ruled(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         logits = (self._read(logits, **rest) if self.reads else logits) + bias
@@ -281,17 +282,13 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, share: float) -> np.flo
     """
     share = np.float32(share)
     if values is weights and values.size < _FEW:  # every call counts
-        ordered = values.copy()
-        ordered.sort()
-        ordered = ordered[::-1]
-        upto = ordered.cumsum()
-        return ordered[upto.searchsorted(share * upto[-1])]
+        largest = _descending(values.copy())
+        upto = largest.cumsum()
+        return largest[upto.searchsorted(share * upto[-1])]
     count, total = min(256, values.size), np.add.reduce(weights)
     while True:
         if values is weights:  # then it does not matter which they are
-            largest = _largest(values, count)
-            largest.sort()
-            largest = largest[::-1]
+            largest = _descending(_largest(values, count))
             upto = largest.cumsum()
         else:
             places = np.argpartition(values, values.size - count)[values.size - count :] if count < values.size else np.arange(count)
@@ -303,6 +300,12 @@ def _least_kept(values: np.ndarray, weights: np.ndarray, share: float) -> np.flo
         if count == values.size:
             return FORBIDDEN
         count = min(8 * count, values.size)
+
+
+def _descending(values: np.ndarray) -> np.ndarray:
+    """Sorts them where they lie; gives them from the largest on."""
+    values.sort()
+    return values[::-1]
 
 
 def _at_rank(values: np.ndarray, count: int) -> np.float32:
