@@ -45,6 +45,8 @@ class NGramSampler(SteppedSampler):
 
 
 class _Steps:
+    chooses = False
+
     def __init__(self, model: NGramModel, texts: list[list[int]]):
         self._model, self._texts = model, texts
 

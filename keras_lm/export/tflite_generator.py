@@ -106,9 +106,9 @@ class TFLiteGenerator:
         texts = self._texts(ids, settings, seed)
         self.step.begin()
         self.step.read(ids[:-1])
-        stream, token = TextStream(self.codec.pieces(), settings.stop), np.array(ids[-1:], np.int32)
+        stream, token, follow = TextStream(self.codec.pieces(), settings.stop), np.array(ids[-1:], np.int32), texts.follow(self.step)
         while texts.running and not stream.stopped:
-            token = texts.draw(self.step.run(token))
+            token = follow(token)
             outcome.num_tokens += 1
             if piece := stream.feed(token.tolist()):
                 yield piece

@@ -7,6 +7,10 @@ A file has one or two signatures. `decode` reads one token a row; `prefill`, whe
   its name, as `Memory` lays it out.
 - Outputs: `rows` `(batch, n, sum of widths)` float32, what the memories take in of each token, in their order; and of `decode` alone,
   `logits` `(batch, vocabulary)` float32. `prefill` gives none: the last token of a prompt is read by `decode`.
+- Where there are at most `FEW_IDS`, `decode` also chooses the next token: `token` `(batch,)` int32, the size of the vocabulary where all
+  are forbidden. For that it takes `bias` `(batch, vocabulary)` float32, which is added to the logits (-inf forbids), and, `(batch, 1)`
+  each, `temperature`, `top_k` int32 (the size of the vocabulary or more: off), `top_p` (2: off) and `uniform`, a random number in [0, 1).
+  Greedy is temperature 1, top-k 1, top-p 2, uniform 0. Who chooses from the logits may leave all five at 0.
 
 Who runs a file writes the rows into the memories: no cache is copied, and the new tokens' attention to themselves is a score of its own
 beside those to the cache. No shape inside depends on the number of slots, so that caches may be made longer while a text grows (resize
@@ -36,6 +40,10 @@ from keras_lm.models import run_layers
 
 PRECISIONS = ("float32", "float16", "int8")
 """How the weights are stored: as they are, in half of the bytes, or in 8 bits with a scale for each output."""
+
+FEW_IDS = 300
+"""The largest vocabulary, that of bytes among them, of which a file chooses tokens itself: LiteRT sorts more slowly than NumPy, and cannot
+leave it out where nobody asks."""
 
 
 def convert(model: keras.Model, *, batch: int = 1, slots: int, chunk: int | None = None, precision: str = "float32") -> bytes:
@@ -138,6 +146,11 @@ def _step(model: keras.Model, weights: _Weights, name: str, batch: int, count: i
     if any(entry.kind == "cache" for entry in memory):
         specs["mask"] = tf.TensorSpec([batch, 1, 1, slots])
     specs |= {entry.name: tf.TensorSpec(entry.shape(batch, slots)) for entry in memory}
+    vocabulary_size = model.output_shape[-1]
+    chooses = name == "decode" and vocabulary_size <= FEW_IDS
+    if chooses:
+        specs |= {"bias": tf.TensorSpec([batch, vocabulary_size]), "top_k": tf.TensorSpec([batch, 1], tf.int32)}
+        specs |= {knob: tf.TensorSpec([batch, 1]) for knob in ("temperature", "top_p", "uniform")}
     specs = {name: tf.TensorSpec(spec.shape, spec.dtype, name) for name, spec in specs.items()}
 
     def step(*tensors: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -146,9 +159,43 @@ def _step(model: keras.Model, weights: _Weights, name: str, batch: int, count: i
             logits = run_layers(model, walk.given["ids"], walk.replace)
             rows = [tf.reshape(walk.rows[entry.name], [batch, count, entry.width]) for entry in memory]
         outputs = {"rows": tf.concat(rows, axis=-1)} if rows else {}
-        return outputs if name == "prefill" else {**outputs, "logits": tf.cast(logits[:, -1], tf.float32)}
+        if name == "prefill":
+            return outputs
+        outputs["logits"] = tf.cast(logits[:, -1], tf.float32)
+        if chooses:
+            knobs = {knob: walk.given[knob] for knob in ("bias", "temperature", "top_k", "top_p", "uniform")}
+            outputs["token"] = choose(outputs["logits"], **knobs)
+        return outputs
 
     return tf.function(step, input_signature=list(specs.values()), autograph=False).get_concrete_function()
+
+
+def choose(logits: tf.Tensor, bias: tf.Tensor, temperature: tf.Tensor, top_k: tf.Tensor, top_p: tf.Tensor, uniform: tf.Tensor) -> tf.Tensor:
+    """What `numpy_filters.Filters.draw` gives where nothing but these knobs decides, in operations that LiteRT has.
+
+    Args:
+        logits: `(batch, vocabulary)` float32.
+        bias, temperature, top_k, top_p, uniform: As `decode` takes them.
+
+    Returns:
+        `(batch,)` int32; the size of the vocabulary where all are forbidden.
+
+    Example:
+
+    >>> knobs = {"bias": tf.zeros([1, 3]), "temperature": tf.ones([1, 1]), "top_k": tf.constant([[2]]), "top_p": tf.constant([[2.0]])}
+    >>> [choose(tf.constant([[1.0, 3.0, 2.0]]), uniform=tf.constant([[uniform]]), **knobs).numpy().tolist() for uniform in (0.1, 0.9)]
+    [[1], [2]]
+    """
+    logits = (logits + bias) / temperature
+    weights = tf.exp(logits - tf.reduce_max(logits, axis=1, keepdims=True))
+    weights = tf.where(weights > 0, weights, 0.0)  # not a number, where all are forbidden: such cannot be sorted
+    last = tf.clip_by_value(top_k, 1, weights.shape[1]) - 1
+    largest, _ = tf.math.top_k(weights, weights.shape[1])
+    at_rank = lambda rank: tf.gather(largest, rank, axis=1, batch_dims=1)
+    upto = tf.cumsum(tf.where(largest >= at_rank(last), largest, 0.0), axis=1)
+    missing = tf.reduce_sum(tf.cast(upto < top_p * upto[:, -1:], tf.int32), axis=1, keepdims=True)
+    upto = tf.cumsum(tf.where(weights >= at_rank(tf.minimum(missing, last)), weights, 0.0), axis=1)
+    return tf.reduce_sum(tf.cast(upto <= uniform * upto[:, -1:], tf.int32), axis=1)
 
 
 class _Walk:

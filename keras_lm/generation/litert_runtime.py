@@ -11,7 +11,8 @@ import dataclasses
 import itertools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -59,6 +60,7 @@ class Step:
     Attributes:
         batch: Rows a call of `run` reads.
         vocabulary_size: The width of the logits.
+        chooses: Whether the file can choose tokens.
 
     Raises:
         UserError: LiteRT is not installed, or the file is not one of `litert_convert`.
@@ -71,6 +73,7 @@ class Step:
         self._interpreter = _interpreter(model, num_threads)
         self._describe()
         self._slots, self._views = 0, dict[str, np.ndarray]()
+        self._choice: dict[str, np.ndarray] = {}
         self._allocate(_room(1))
 
     def _describe(self) -> None:
@@ -90,6 +93,7 @@ class Step:
         self._outputs = {name: details["index"] for name, details in outputs.items()}
         self.batch = int(inputs["ids"]["shape"][0])
         self.vocabulary_size = int(outputs["logits"]["shape"][-1])
+        self.chooses = "token" in outputs
         self._chunk = int(signatures["prefill"].get_input_details()["ids"]["shape"][1]) if "prefill" in signatures else 0
 
     def begin(self, values: Sequence[np.ndarray] | None = None, padding: np.ndarray | None = None, start: int = 0) -> None:
@@ -144,6 +148,36 @@ class Step:
 
     def run(self, tokens: np.ndarray) -> np.ndarray:
         """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32."""
+        self._read_one(tokens)
+        return self._logits.copy()
+
+    def set_choice(self, bias: np.ndarray, temperature: Sequence[float], top_k: Sequence[int], top_p: Sequence[float]) -> None:
+        """How `choose` chooses from now on; only where `chooses` holds.
+
+        Args:
+            bias: `(batch, vocabulary)` float32, added to the logits; -inf forbids a token.
+            temperature, top_k, top_p: For each row, as `litert_convert` has them; `numpy_filters.Filters.choice` gives them so.
+        """
+        knobs = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        self._choice = {"bias": bias, **{name: np.array(values)[:, None] for name, values in knobs.items()}}
+        self._fill_choice()
+
+    def _fill_choice(self) -> None:
+        for name, value in self._choice.items():
+            self._views[name][:] = value
+
+    def choose(self, tokens: np.ndarray, uniforms: Sequence[float]) -> list[int]:
+        """Reads a token in each row, `(batch,)`; gives the next ones, or the size of the vocabulary where all are forbidden.
+
+        Args:
+            tokens: `(batch,)`.
+            uniforms: For each row a random number in [0, 1); 0 where it is greedy.
+        """
+        self._views["uniform"][:, 0] = uniforms
+        self._read_one(tokens)
+        return self._token.tolist()
+
+    def _read_one(self, tokens: np.ndarray) -> None:
         slot = self._slots
         self._make_room(slot + 1)
         self._views["ids"][:, 0] = tokens
@@ -155,7 +189,6 @@ class Step:
         for state, new in self._new_states:
             state[:] = new
         self._slots += 1
-        return self._logits.copy()
 
     def log_likelihood(self, inputs: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """ln P of each target after the inputs up to its place.
@@ -189,6 +222,9 @@ class Step:
         self._room = room
         self._views = {name: _unowned(self._interpreter.tensor(index)()) for name, index in self._inputs.items()}
         self._logits = _unowned(self._interpreter.tensor(self._outputs["logits"])())
+        if self.chooses:
+            self._token = _unowned(self._interpreter.tensor(self._outputs["token"])())
+            self._fill_choice()
         # Where what is new comes from and goes to, worked out once: a few operations of NumPy for each memory and token are felt.
         rows = _unowned(self._interpreter.tensor(self._outputs["rows"])()) if self._memory else None
         self._new_rows = [(cache, new[0]) for cache, new in self._new(rows, "cache")]
@@ -247,6 +283,15 @@ def _interpreter(model: bytes | str | os.PathLike, num_threads: int | None):
         raise UserError(
             f"{given.get('model_path', 'the model')} cannot be read by LiteRT: it is not whole, or of a later release"
         ) from None
+
+
+class Steps(Protocol):
+    """What gives logits for a batch of texts; and tokens, where `chooses` holds."""
+
+    chooses: bool
+
+    def run(self, tokens: np.ndarray) -> np.ndarray:
+        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32."""
 
 
 class Texts:
@@ -371,15 +416,36 @@ class Texts:
         """
         if self._greedy:
             logits = logits + self._bias
-            chosen = logits.argmax(axis=1).tolist()
+            largest = logits.argmax(axis=1).tolist()
+            chosen = [token if row[token] > numpy_filters.FORBIDDEN else None for row, token in zip(logits, largest, strict=True)]
+        else:
+            chosen = [None if reason >= 0 else self._draw_row(row, logits[row]) for row, reason in enumerate(self._reason)]
+        return self._note(chosen)
+
+    def follow(self, step: Steps) -> Callable[[np.ndarray], np.ndarray]:
+        """What reads a token in each row by `step` and gives the next ones, as `draw` would, which are noted: `(batch,)` → `(batch,)`.
+
+        They are chosen in the interpreter where the file can and no knob has a say that it does not know: that spares the calls of NumPy
+        between two steps.
+        """
+        choices = [filters.choice for filters in self._filters]
+        if not step.chooses or None in choices:
+            return lambda tokens: self.draw(step.run(tokens))
+        step.set_choice(self._bias, *zip(*choices, strict=True))
+        size, greedy = self._bias.shape[1], [row["temperature"] <= 0 for row in self._knobs]
+
+        def chosen(tokens: np.ndarray) -> np.ndarray:
+            uniforms = [0.0 if greedy[row] else self._uniform(row, length) for row, length in enumerate(self._length)]
+            return self._note([token if token < size else None for token in step.choose(tokens, uniforms)])
+
+        return chosen
+
+    def _note(self, chosen: Sequence[int | None]) -> np.ndarray:
+        """Notes the next token of each row, `None` where all are forbidden; gives what `draw` does."""
         tokens = [0] * len(self._reason)
-        for row, reason in enumerate(self._reason):
-            if reason >= 0:
+        for row, token in enumerate(chosen):
+            if self._reason[row] >= 0:
                 continue
-            if self._greedy:
-                token = chosen[row] if logits[row, chosen[row]] > numpy_filters.FORBIDDEN else None
-            else:
-                token = self._draw_row(row, logits[row])
             if token is None:
                 self._reason[row] = BLOCKED
                 continue

@@ -61,6 +61,7 @@ class Filters:
     Attributes:
         counts: Whether a rule asks how often tokens stand in the text.
         reads: Whether a rule looks at the text at all.
+        choice: Temperature, top-k and top-p as a LiteRT file that chooses tokens takes them, if nothing else has a say.
 
     Example:
 
@@ -80,10 +81,19 @@ class Filters:
         shaping = [(name, function) for name, function in _SHAPING.items() if knobs[name] != _OFF.get(name, 1.0)]
         shaping = [(name, function) for name, function in shaping if name != "temperature" or not self._greedy]
         self._shaping = [(function, knobs[name]) for name, function in shaping]
+        self.choice = self._few_knobs() if {name for name, _ in shaping} <= {"temperature", "top_k", "top_p"} else None
         last = shaping[-1][0] if shaping and not self._greedy else ""
         self._weigh, self._before = _weights, self._shaping  # what gives a draw its weights, and the filters before it
         if last in _WEIGHING:
             self._weigh, self._before = lambda logits: _WEIGHING[last](logits, knobs[last]), self._shaping[:-1]
+
+    def _few_knobs(self) -> tuple[float, int, float] | None:
+        if self.reads or self._knobs["min_new_tokens"] > 0:
+            return None
+        if self._greedy:
+            return 1.0, 1, 2.0
+        top_k, top_p = self._knobs["top_k"], self._knobs["top_p"]
+        return self._knobs["temperature"], top_k if top_k > 0 else 2**31 - 1, top_p if top_p < 1 else 2.0
 
     def __call__(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         """What may come next: logits, with -inf where it may not.

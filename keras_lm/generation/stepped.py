@@ -7,21 +7,13 @@ compiled function takes longer than a step of a small model; stop strings, const
 from __future__ import annotations
 
 import abc
-from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation.decode import Carry, Knobs, Rules, draw
-from keras_lm.generation.litert_runtime import Texts
+from keras_lm.generation.litert_runtime import Steps, Texts
 from keras_lm.generation.sampler import Sampler
-
-
-class Steps(Protocol):
-    """What gives logits for a batch of texts."""
-
-    def run(self, tokens: np.ndarray) -> np.ndarray:
-        """Reads a token in each row, `(batch,)`; gives logits `(batch, vocabulary)` float32."""
 
 
 class SteppedSampler(Sampler, abc.ABC):
@@ -50,9 +42,9 @@ class SteppedSampler(Sampler, abc.ABC):
             room=room,
             end_id=rules.end_id,
         )
-        number, token = int(carry["step"]), carry["token"].numpy()
+        number, token, follow = int(carry["step"]), carry["token"].numpy(), texts.follow(steps)
         while number < until and texts.running:
-            token = texts.draw(steps.run(token))
+            token = follow(token)
             number += 1
         after = {name: getattr(texts, name) for name in ("history", "seen", "fresh", "length", "reason")} | {"token": token}
         return {**carry, **{name: tf.constant(value, tf.int32) for name, value in after.items()}, "step": tf.constant(number)}

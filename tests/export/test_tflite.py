@@ -104,7 +104,8 @@ def test_any_client_can_run_the_file(transformer):
             column += heads * width
         given["mask"][..., position : position + rows.shape[1]] = 0
 
-    write(prefill(**{**given, "ids": ids[None, :chunk], "position": np.array([0], np.int32)})["rows"])
+    read = {name: given[name] for name in prefill.get_input_details()}
+    write(prefill(**{**read, "ids": ids[None, :chunk], "position": np.array([0], np.int32)})["rows"])
     position = chunk
     for token in ids[chunk:]:
         result = decode(**{**given, "ids": np.array([[token]], np.int32), "position": np.array([position], np.int32)})
@@ -112,6 +113,10 @@ def test_any_client_can_run_the_file(transformer):
         position += 1
     expected = generator.model(ids[None]).numpy()[0, -1]
     np.testing.assert_allclose(result["logits"][0], expected, atol=2e-4)
+    assert result["token"].tolist() == [260]  # nobody asked for one
+    given |= {"temperature": np.ones([1, 1], np.float32), "top_k": np.array([[1]], np.int32), "top_p": np.array([[2]], np.float32)}
+    result = decode(**{**given, "ids": ids[None, -1:], "position": np.array([position - 1], np.int32)})
+    assert result["token"].tolist() == [result["logits"].argmax()]
 
 
 def test_the_file_holds_builtin_operations_alone(transformer):

@@ -3,12 +3,16 @@ import sys
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 
 from keras_lm import models
 from keras_lm.errors import UserError
+from keras_lm.generation import litert_convert
 from keras_lm.generation.litert import LiteRTSampler
 from keras_lm.generation.litert_convert import convert, memories
 from keras_lm.generation.litert_runtime import Step
+from keras_lm.generation.numpy_filters import KNOBS, Filters
 from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
 from tests.test_models import SMALL, build
@@ -39,10 +43,51 @@ def test_float32_gives_the_text_of_the_sampler(name):
 
 def test_xnnpack_runs_a_step_in_one_piece():
     # What it does not know would cut the step, and its threads would meet at every cut.
-    model = models.transformer_lm(50, context_length=16, embedding_dim=32, num_layers=3, num_heads=4, num_kv_heads=2)
+    model = models.transformer_lm(400, context_length=16, embedding_dim=32, num_layers=3, num_heads=4, num_kv_heads=2)
     step = Step(convert(model, slots=16, precision="int8"), memories(model))
     names = [operation["op_name"] for operation in step._interpreter._get_ops_details()]
     assert names.count("SOFTMAX") == 3 and names.count("DELEGATE") == 1
+
+
+CHOICES = [{"temperature": 0.0}, {}, {"temperature": 0.7}, {"top_k": 4}, {"top_p": 0.8}, {"temperature": 1.4, "top_k": 20, "top_p": 0.95}]
+
+
+@pytest.mark.parametrize("vocabulary", [5, 60, litert_convert.FEW_IDS])
+@pytest.mark.parametrize("knobs", CHOICES, ids=str)
+def test_a_file_chooses_what_numpy_draws(knobs, vocabulary):
+    random, rows = np.random.default_rng(8), 50
+    logits = random.normal(size=(rows, vocabulary), scale=3).astype(np.float32)
+    logits[::2] = logits[::2].round()  # many that are equal
+    bias = np.where(random.random(logits.shape) < 0.2, np.float32("-inf"), np.float32(0))
+    bias[7] = -np.inf
+    filters = Filters({name: getattr(SamplingSettings(**knobs), name) for name in KNOBS}, end_id=END)
+    uniform = np.where(knobs == CHOICES[0], 0, random.random(rows)).astype(np.float32)
+    given = dict(zip(("temperature", "top_k", "top_p"), filters.choice, strict=True), uniform=uniform)
+    given = {name: np.broadcast_to(np.float32(value) if name != "top_k" else np.int32(value), [rows]) for name, value in given.items()}
+    given = {"logits": logits, "bias": bias, **{name: values[:, None] for name, values in given.items()}}
+    specs = [tf.TensorSpec(array.shape, array.dtype, name) for name, array in given.items()]
+    named = tf.function(lambda *tensors: litert_convert.choose(**dict(zip(given, tensors, strict=True))), input_signature=specs)
+    interpreter = Interpreter(model_content=tf.lite.TFLiteConverter.from_concrete_functions([named.get_concrete_function()]).convert())
+    interpreter.allocate_tensors()
+    for details in interpreter.get_input_details():
+        interpreter.set_tensor(details["index"], given[details["name"]])
+    interpreter.invoke()
+    tokens = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    expected = [filters.draw(*row, 0, number) for *row, number in zip(logits, bias, uniform.tolist(), strict=True)]
+    assert tokens.tolist() == [vocabulary if token is None else token for token in expected]
+    assert expected[7] is None and len(set(expected)) > 3
+
+
+@pytest.mark.parametrize("name", ["gru"])
+def test_a_file_that_gives_logits_alone_gives_the_same_text(name, monkeypatch):
+    model, settings = sharpened(name), [SamplingSettings(**knobs, max_new_tokens=9, seed=1) for knobs in CHOICES]
+    settings += [SamplingSettings(max_new_tokens=9, min_p=0.2), SamplingSettings(temperature=0.0, typical_p=0.3, max_new_tokens=9)]
+    settings += [SamplingSettings(min_new_tokens=6, max_new_tokens=9), SamplingSettings(frequency_penalty=1.0, max_new_tokens=9)]
+    chosen = [LiteRTSampler(model, end_id=END, jit_compile=False).generate(PROMPTS, each) for each in settings]
+    monkeypatch.setattr(litert_convert, "FEW_IDS", 0)
+    sampler = LiteRTSampler(model, end_id=END, jit_compile=False)
+    assert [sampler.generate(PROMPTS, each) for each in settings] == chosen
+    assert not sampler._steps[len(PROMPTS)].chooses
 
 
 @pytest.mark.slow

@@ -107,8 +107,8 @@ class LiteRT(Xla):
         texts = Texts.of_prompt(ids, _settings(self.work, strategy), seed=0, bias=bias, room=room, end_id=END_ID)
         self.step.begin()
         self.step.read(ids[:-1])
-        new, token = [], ids[-1:]
+        new, token, follow = [], ids[-1:], texts.follow(self.step)
         while texts.running:
-            token = texts.draw(self.step.run(token))
+            token = follow(token)
             new.append(int(token[0]))
         return [new]
