@@ -16,7 +16,8 @@ What goes into a model and comes out is written in `keras_lm.generation.litert_c
 - `defaults` (the knobs), `model`, `parameters`, `settings`, `metrics`, `versions`.
 
 A client reads a prompt but its last token by `prefill` (what is behind the text in the last chunk is ignored) or `decode`, then token after
-token by `decode`, and each time writes the rows into slot number `position` of the caches and 0 there into the mask.
+token by `decode`, and each time writes the rows into slot number `position` of the caches and 0 there into the mask. With few ids, `decode`
+can choose the tokens as well (`litert_convert.FEW_IDS`).
 `keras_lm.export.tflite_generator` is such a client.
 """
 
