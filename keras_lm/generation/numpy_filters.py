@@ -92,8 +92,8 @@ class Filters:
             return None
         if self._greedy:
             return 1.0, 1, 2.0
-        top_k, top_p = self._knobs["top_k"], self._knobs["top_p"]
-        return self._knobs["temperature"], top_k if top_k > 0 else 2**31 - 1, top_p if top_p < 1 else 2.0
+        all_tokens, top_p = 2**31 - 1, self._knobs["top_p"]
+        return self._knobs["temperature"], min(self._knobs["top_k"] or all_tokens, all_tokens), top_p if top_p < 1 else 2.0
 
     def __call__(self, logits: np.ndarray, bias: np.ndarray, length: int, **rest: np.ndarray) -> np.ndarray:
         """What may come next: logits, with -inf where it may not.
