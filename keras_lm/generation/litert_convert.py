@@ -145,7 +145,8 @@ def _step(model: keras.Model, weights: _Weights, name: str, batch: int, count: i
         specs["position"] = tf.TensorSpec([batch], tf.int32)
     if any(entry.kind == "cache" for entry in memory):
         specs["mask"] = tf.TensorSpec([batch, 1, 1, slots])
-    specs |= {entry.name: tf.TensorSpec(entry.shape(batch, slots)) for entry in memory}
+    for entry in memory:
+        specs |= {part: tf.TensorSpec(entry.shape(rows.stop - rows.start, slots)) for part, rows in entry.parts(batch).items()}
     vocabulary_size = model.output_shape[-1]
     chooses = name == "decode" and vocabulary_size <= FEW_IDS
     if chooses:
@@ -269,29 +270,40 @@ class _Walk:
             heads = turn(some(layer.num_heads + groups, 0, heads), *angles(self._positions, width, layer.rotary_base))
         query, key = some(layer.num_heads, 0, heads), some(groups, layer.num_heads, heads)
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value
-        keys, values = self.given[f"{name}_key"], self.given[f"{name}_value"]  # (batch, heads, slots, head_dim)
         query, key, value = (self._heads_first(tensor) for tensor in (query * width**-0.5, key, value))
-        query = tf.reshape(query, [batch, groups, shared * count, width])
+        new = [tf.reshape(query, [batch, groups, shared * count, width]), key, value, self.given["mask"]]
+        keys, values = (Memory(f"{name}_{part}", "cache", (groups, width)).parts(batch) for part in ("key", "value"))
+        of_part = lambda rows: [tensor[rows, :, :, :] for tensor in new] if len(keys) > 1 else new
+        attended = [
+            self._attend(*of_part(rows), self.given[key], self.given[value])
+            for (key, rows), value in zip(keys.items(), values, strict=True)
+        ]
+        merged = tf.reshape(tf.concat(attended, axis=0), [batch, layer.num_heads, count, width])
+        merged = merged if count == 1 else tf.transpose(merged, [0, 2, 1, 3])
+        return self._dense(layer.output_projection, tf.reshape(merged, [batch, count, layer.num_heads * width]))
+
+    def _attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, mask: tf.Tensor, keys: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+        """Some rows' attention to their caches, `(rows, heads, slots, head_dim)`, and to the new tokens."""
+        rows, groups, queries, _ = query.shape
+        count = self._count
         # A product of one row is cheaper written out: LiteRT copies the whole cache into an order of its own before it multiplies matrices.
-        if shared * count == 1:
-            to_cache = tf.reshape(tf.reduce_sum(keys * query, axis=-1), [batch, groups, 1, -1])
+        if queries == 1:
+            to_cache = tf.reshape(tf.reduce_sum(keys * query, axis=-1), [rows, groups, 1, -1])
         else:
             to_cache = tf.matmul(query, keys, transpose_b=True)
         if count == 1:
             to_new = tf.reduce_sum(query * key, axis=-1, keepdims=True)
         else:
             later = np.triu(np.full([count, count], -1e9, np.float32), 1)
-            to_new = tf.matmul(query, key, transpose_b=True) + np.tile(later, [shared, 1])
-        weights = tf.nn.softmax(tf.concat([to_new, to_cache + self.given["mask"]], axis=-1))
+            to_new = tf.matmul(query, key, transpose_b=True) + np.tile(later, [queries // count, 1])
+        weights = tf.nn.softmax(tf.concat([to_new, to_cache + mask], axis=-1))
         of_new = weights[..., :1] * value if count == 1 else tf.matmul(weights[..., :count], value)
-        if shared * count == 1:
-            by_slot = tf.reshape(weights[..., 1:], [batch, groups, -1, 1])
+        if queries == 1:
+            by_slot = tf.reshape(weights[..., 1:], [rows, groups, -1, 1])
             of_cache = tf.reduce_sum(values * by_slot, axis=2, keepdims=True)
         else:
             of_cache = tf.matmul(weights[..., count:], values)
-        merged = tf.reshape(of_cache + of_new, [batch, layer.num_heads, count, width])
-        merged = merged if count == 1 else tf.transpose(merged, [0, 2, 1, 3])
-        return self._dense(layer.output_projection, tf.reshape(merged, [batch, count, layer.num_heads * width]))
+        return of_cache + of_new
 
     def _heads_first(self, x: tf.Tensor) -> tf.Tensor:
         batch, count, heads, width = x.shape

@@ -22,6 +22,7 @@ from keras_lm.generation.settings import BLOCKED, CONTEXT, END, LENGTH, Sampling
 
 _HIDDEN = -1e9
 _AT_A_TIME = 256  # random numbers of a row
+_HEADS_A_PART = 24  # whose products with 256 slots of 64 numbers take 1.5 MB: what is summed is still in a core's own cache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,20 @@ class Memory:
         """How many columns of `rows` are this memory's: its new row for a token, or its new state."""
         return math.prod(self.sizes)
 
+    def parts(self, batch: int) -> dict[str, slice]:
+        """The inputs that keep it, each with its rows of the batch: the caches of many rows are cut in parts that are attended to in turn.
+
+        Example:
+
+        >>> Memory("block_0_key", "cache", (12, 64)).parts(3)
+        {'block_0_key': slice(0, 2, None), 'block_0_key_2': slice(2, 3, None)}
+        """
+        rows = max(1, _HEADS_A_PART // self.sizes[0]) if self.kind == "cache" else batch
+        first = range(0, batch, rows)
+        return {f"{self.name}_{row}" if row else self.name: slice(row, min(row + rows, batch)) for row in first}
+
     def shape(self, batch: int, slots: int) -> tuple[int, ...]:
+        """Of an input that keeps so many rows."""
         return (batch, self.sizes[0], slots, self.sizes[1]) if self.kind == "cache" else (batch, *self.sizes)
 
 
@@ -86,12 +100,13 @@ class Step:
         if "decode" not in signatures:
             raise UserError("the file is LiteRT, but not of keras_lm: it has no signature decode")
         inputs, outputs = signatures["decode"].get_input_details(), signatures["decode"].get_output_details()
-        for entry in self._memory:
-            if entry.name not in inputs or entry.width != _width(entry, inputs[entry.name]["shape"]):
+        self.batch = int(inputs["ids"]["shape"][0])
+        self._parts = [entry.parts(self.batch) for entry in self._memory]
+        for entry, parts in zip(self._memory, self._parts, strict=True):
+            if not all(name in inputs and entry.width == _width(entry, inputs[name]["shape"]) for name in parts):
                 raise UserError(f"the file and its description do not belong together: it has no memory {entry.name} {entry.sizes}")
         self._inputs = {name: details["index"] for name, details in inputs.items()}
         self._outputs = {name: details["index"] for name, details in outputs.items()}
-        self.batch = int(inputs["ids"]["shape"][0])
         self.vocabulary_size = int(outputs["logits"]["shape"][-1])
         self.chooses = "token" in outputs
         self._chunk = int(signatures["prefill"].get_input_details()["ids"]["shape"][1]) if "prefill" in signatures else 0
@@ -110,14 +125,15 @@ class Step:
         self._fill(values, start)
 
     def _fill(self, values: Sequence[np.ndarray] | None, start: int) -> None:
-        for number, entry in enumerate(self._memory):
-            view = self._views[entry.name]
-            if values is None:
-                view[:] = 0
-            else:
-                _slots_of(entry, view, start)[:] = _slots_of(entry, values[number], start)
-                if entry.kind == "cache":
-                    view[:, :, start:] = 0
+        for number, (entry, parts) in enumerate(zip(self._memory, self._parts, strict=True)):
+            for name, rows in parts.items():
+                view = self._views[name]
+                if values is None:
+                    view[:] = 0
+                else:
+                    _slots_of(entry, view, start)[:] = _slots_of(entry, values[number][rows], start)
+                    if entry.kind == "cache":
+                        view[:, :, start:] = 0
         if "mask" in self._views:
             slots = np.arange(self._room)
             visible = (slots >= self._padding[:, None]) & (slots < start)
@@ -208,16 +224,20 @@ class Step:
     def _make_room(self, slots: int) -> None:
         if slots <= self._room:
             return
-        kept = {entry.name: _slots_of(entry, self._views[entry.name], self._slots).copy() for entry in self._memory}
+        kept = [
+            np.concatenate([_slots_of(entry, self._views[name], self._slots) for name in parts])
+            for entry, parts in zip(self._memory, self._parts, strict=True)
+        ]
         self._allocate(_room(slots))
-        self._fill([kept[entry.name] for entry in self._memory], self._slots)
+        self._fill(kept, self._slots)
 
     def _allocate(self, room: int) -> None:
         self._views = {}
         if "mask" in self._inputs:
-            shapes = {"mask": (self.batch, 1, 1, room), **{entry.name: entry.shape(self.batch, room) for entry in self._memory}}
-            for name, shape in shapes.items():
-                self._interpreter.resize_tensor_input(self._inputs[name], shape)
+            self._interpreter.resize_tensor_input(self._inputs["mask"], (self.batch, 1, 1, room))
+            for entry, parts in zip(self._memory, self._parts, strict=True):
+                for name, rows in parts.items():
+                    self._interpreter.resize_tensor_input(self._inputs[name], entry.shape(rows.stop - rows.start, room))
         self._interpreter.allocate_tensors()
         self._room = room
         self._views = {name: _unowned(self._interpreter.tensor(index)()) for name, index in self._inputs.items()}
@@ -234,9 +254,10 @@ class Step:
         """Views of the memories of a kind, caches with their slots in front, and of what `rows`, `(batch, n, sum of widths)`, has for each:
         `(n, batch, ...)`. To the caches belongs the mask, in which the new tokens become visible."""
         result = []
-        for entry, columns in zip(self._memory, self._columns, strict=True):
-            if entry.kind == kind:
-                view, new = self._views[entry.name], rows[:, :, columns].reshape(*rows.shape[:2], *entry.sizes)
+        for entry, parts, columns in zip(self._memory, self._parts, self._columns, strict=True):
+            for name, part in parts.items() if entry.kind == kind else ():
+                view, new = self._views[name], rows[part, :, columns]
+                new = new.reshape(*new.shape[:2], *entry.sizes)
                 result.append((np.moveaxis(view, 2, 0) if kind == "cache" else view, np.moveaxis(new, 1, 0)))
         if kind == "cache" and "mask" in self._views:
             mask = np.moveaxis(self._views["mask"], -1, 0)

@@ -12,7 +12,7 @@ from keras_lm.generation import litert_convert
 from keras_lm.generation.litert import LiteRTSampler
 from keras_lm.generation.litert_convert import convert, memories
 from keras_lm.generation.litert_runtime import Step
-from keras_lm.generation.numpy_filters import KNOBS, Filters
+from keras_lm.generation.numpy_filters import KNOBS, Filters, log_softmax
 from keras_lm.generation.sampler import Sampler
 from keras_lm.generation.settings import SamplingSettings
 from tests.test_models import SMALL, build
@@ -88,6 +88,20 @@ def test_a_file_that_gives_logits_alone_gives_the_same_text(name, monkeypatch):
     sampler = LiteRTSampler(model, end_id=END, jit_compile=False)
     assert [sampler.generate(PROMPTS, each) for each in settings] == chosen
     assert not sampler._steps[len(PROMPTS)].chooses
+
+
+@pytest.mark.parametrize("num_kv_heads", [12, pytest.param(6, marks=pytest.mark.slow)])
+def test_many_rows_are_attended_to_part_by_part(num_kv_heads):
+    model = models.transformer_lm(50, context_length=80, embedding_dim=48, num_layers=2, num_heads=12, num_kv_heads=num_kv_heads)
+    for variable in model.trainable_variables:
+        variable.assign(variable * 3)
+    ids = np.random.default_rng(0).integers(4, 50, [7, 71]).astype(np.int32)  # with more slots than the caches begin with
+    step = Step(convert(model, batch=7, slots=80), memories(model))
+    assert [rows.stop for rows in memories(model)[0].parts(7).values()] == ([2, 4, 6, 7] if num_kv_heads == 12 else [4, 7])
+    expected = np.take_along_axis(log_softmax(model(ids[:, :-1]).numpy()), ids[:, 1:, None], axis=2)[:, :, 0]
+    np.testing.assert_allclose(step.log_likelihood(ids[:, :-1], ids[:, 1:]), expected, atol=1e-4)
+    names = [operation["op_name"] for operation in step._interpreter._get_ops_details()]
+    assert names.count("DELEGATE") <= 4  # the choice has some of its own
 
 
 @pytest.mark.slow
