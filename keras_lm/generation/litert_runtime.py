@@ -189,14 +189,15 @@ class Step:
             tokens: `(batch,)`.
             uniforms: For each row a random number in [0, 1); 0 where it is greedy.
         """
-        self._views["uniform"][:, 0] = uniforms
-        self._read_one(tokens)
+        self._read_one(tokens, uniforms)
         return self._token.tolist()
 
-    def _read_one(self, tokens: np.ndarray) -> None:
+    def _read_one(self, tokens: np.ndarray, uniforms: Sequence[float] | None = None) -> None:
         slot = self._slots
-        self._make_room(slot + 1)
+        self._make_room(slot + 1)  # before anything is written: what the inputs held may be gone after it
         self._views["ids"][:, 0] = tokens
+        if uniforms is not None:
+            self._views["uniform"][:, 0] = uniforms
         if "position" in self._views:
             self._views["position"][:] = np.maximum(slot - self._padding, 0)
         self._interpreter.invoke()

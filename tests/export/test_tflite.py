@@ -13,6 +13,7 @@ from keras_lm.cli import generate
 from keras_lm.errors import UserError
 from keras_lm.export.tflite import export_lite_model, export_tflite
 from keras_lm.export.tflite_generator import TFLiteGenerator
+from keras_lm.generation.litert_runtime import Step
 from keras_lm.generation.settings import SamplingSettings
 from keras_lm.generation.text import TextGenerator
 from keras_lm.tokenizers import ByteTokenizer, CharacterTokenizer
@@ -81,6 +82,21 @@ def test_a_prompt_read_in_chunks_gives_the_text_of_the_library(transformer, prom
         (expected,) = generator.generate([prompt], settings)
         assert lite.generate(prompt, settings) == [(expected.text, expected.finish_reason)]
         assert lite.generate(prompt, settings) == [(expected.text, expected.finish_reason)]  # nothing is left of the text before
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_p": 0.9, "seed": 3}], ids=str)
+def test_choices_go_on_while_the_caches_grow(transformer, settings, monkeypatch):
+    path, generator = transformer
+    allocate = Step._allocate
+
+    def poisoned(self, room):
+        allocate(self, room)
+        self._views["uniform"][:] = np.nan  # what lies there is by chance often 0
+
+    monkeypatch.setattr(Step, "_allocate", poisoned)
+    settings = SamplingSettings(**settings, max_new_tokens=140)
+    (expected,) = generator.generate([PROMPT], settings)
+    assert TFLiteGenerator(path).generate(PROMPT, settings) == [(expected.text, expected.finish_reason)]
 
 
 def test_any_client_can_run_the_file(transformer):
