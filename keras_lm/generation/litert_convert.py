@@ -4,7 +4,7 @@ A file has one or two signatures. `decode` reads one token a row; `prefill`, whe
 
 - Inputs: `ids` `(batch, n)` int32; where positions matter, `position` `(batch,)` int32, that of the first of the n tokens; in models with
   caches, `mask` `(batch, 1, 1, slots)` float32, 0 where a slot of the caches holds text of that row and -1e9 elsewhere; and each memory by
-  its name, as `Memory` lays it out.
+  its name, as `Memory` lays it out, the caches of many rows in parts (`Memory.parts`).
 - Outputs: `rows` `(batch, n, sum of widths)` float32, what the memories take in of each token, in their order; and of `decode` alone,
   `logits` `(batch, vocabulary)` float32. `prefill` gives none: the last token of a prompt is read by `decode`.
 - Where there are at most `FEW_IDS`, `decode` also chooses the next token: `token` `(batch,)` int32, the size of the vocabulary where all
@@ -272,12 +272,10 @@ class _Walk:
         self.rows[f"{name}_key"], self.rows[f"{name}_value"] = key, value
         query, key, value = (self._heads_first(tensor) for tensor in (query * width**-0.5, key, value))
         new = [tf.reshape(query, [batch, groups, shared * count, width]), key, value, self.given["mask"]]
-        keys, values = (Memory(f"{name}_{part}", "cache", (groups, width)).parts(batch) for part in ("key", "value"))
+        keys, values = (Memory(f"{name}_{kept}", "cache", (groups, width)).parts(batch) for kept in ("key", "value"))
         of_part = lambda rows: [tensor[rows, :, :, :] for tensor in new] if len(keys) > 1 else new
-        attended = [
-            self._attend(*of_part(rows), self.given[key], self.given[value])
-            for (key, rows), value in zip(keys.items(), values, strict=True)
-        ]
+        caches = zip(keys.values(), keys, values, strict=True)
+        attended = [self._attend(*of_part(rows), *(self.given[cache] for cache in names)) for rows, *names in caches]
         merged = tf.reshape(tf.concat(attended, axis=0), [batch, layer.num_heads, count, width])
         merged = merged if count == 1 else tf.transpose(merged, [0, 2, 1, 3])
         return self._dense(layer.output_projection, tf.reshape(merged, [batch, count, layer.num_heads * width]))
