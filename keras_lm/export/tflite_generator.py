@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from keras_lm.errors import UserError
-from keras_lm.generation.litert_runtime import Memory, Step, Texts
+from keras_lm.generation.growing_texts import Texts
+from keras_lm.generation.litert_runtime import Memory, Step
 from keras_lm.generation.numpy_filters import FORBIDDEN
 from keras_lm.generation.pieces import TextStream
 from keras_lm.generation.settings import FINISH_REASONS, STOP, SamplingSettings

@@ -1,6 +1,6 @@
 """A sampler whose steps run outside TensorFlow: something else gives the logits, token by token.
 
-Every knob and rule of `Sampler` works. Where numbers alone decide, tokens are chosen in NumPy (`litert_runtime.Texts`), since a call of a
+Every knob and rule of `Sampler` works. Where numbers alone decide, tokens are chosen in NumPy (`growing_texts.Texts`), since a call of a
 compiled function takes longer than a step of a small model; stop strings, constraints and log-probabilities go through `decode.draw`.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lm.generation.decode import Carry, Knobs, Rules, draw
-from keras_lm.generation.litert_runtime import Steps, Texts
+from keras_lm.generation.growing_texts import Steps, Texts
 from keras_lm.generation.sampler import Sampler
 
 

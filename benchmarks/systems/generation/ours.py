@@ -98,7 +98,7 @@ class LiteRT(Xla):
     def generate(self, prompts: np.ndarray, strategy: str) -> Sequence[Sequence[int]]:
         if self.step is None:
             return super().generate(prompts, strategy)
-        from keras_lm.generation.litert_runtime import Texts
+        from keras_lm.generation.growing_texts import Texts
 
         (ids,) = prompts
         bias = np.zeros(self.work.vocabulary_size, np.float32)
