@@ -35,6 +35,7 @@ def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 
 _PARTS = 4
+_MOST_PARTS = 64
 _LARGE = 1 << 20  # numbers in a matrix from which on twice as many parts are faster: it lies in no cache
 
 
@@ -56,13 +57,18 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
     dtype = layer.reverse_dtype or x.dtype
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
     embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
-    if _is_one_row(x) and layer.input_dim * x.shape[-1] >= 4 * _LARGE:  # less than that gains less than the calls cost outside XLA
-        part = -(-layer.input_dim // _PARTS)
-        slices = [embeddings[first : first + part] for first in range(0, layer.input_dim, part)]  # rows side by side: views, no copies
-        logits = tf.concat([tf.matmul(rows, rows_of, transpose_b=True) for rows_of in slices], axis=-1)
+    count = _number_of_parts(layer.input_dim) if _is_one_row(x) and layer.input_dim * x.shape[-1] >= 4 * _LARGE else 1
+    if count > 1:  # for smaller ones it gains less than the calls cost outside XLA
+        # A batch, which several cores share: slices would be products of their own, which XLA takes one after the other on one core.
+        logits = tf.matmul(tf.broadcast_to(rows, [count, 1, x.shape[-1]]), tf.reshape(embeddings, [count, -1, x.shape[-1]]), transpose_b=True)
     else:
         logits = tf.matmul(rows, embeddings, transpose_b=True)
     return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [layer.input_dim]], axis=0))
+
+
+def _number_of_parts(outputs: int) -> int:
+    """Into how many equal parts the rows of a matrix can be cut, as few from `_PARTS` on as there are."""
+    return next((count for count in range(_PARTS, _MOST_PARTS + 1) if outputs % count == 0), 1)
 
 
 def _is_one_row(x: tf.Tensor) -> bool:
