@@ -59,8 +59,9 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
     embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
     count = _number_of_parts(layer.input_dim) if _is_one_row(x) and layer.input_dim * x.shape[-1] >= 4 * _LARGE else 1
     if count > 1:  # for smaller ones it gains less than the calls cost outside XLA
-        # A batch, which several cores share: slices would be products of their own, which XLA takes one after the other on one core.
-        logits = tf.matmul(tf.broadcast_to(rows, [count, 1, x.shape[-1]]), tf.reshape(embeddings, [count, -1, x.shape[-1]]), transpose_b=True)
+        # A batch, which several cores share. XLA runs slices one after the other, and makes one product of a row that is not repeated.
+        rows = tf.broadcast_to(rows, [count, 1, x.shape[-1]])
+        logits = tf.matmul(rows, tf.reshape(embeddings, [count, -1, x.shape[-1]]), transpose_b=True)
     else:
         logits = tf.matmul(rows, embeddings, transpose_b=True)
     return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [layer.input_dim]], axis=0))

@@ -149,7 +149,7 @@ def test_an_embedding_reversed_is_that_of_keras(options):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (1028, 1021), (1032, 1021), (1030, 1021), (1032, 4099)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(12, 5), (1028, 1021), (1032, 1021), (1030, 1021), (1032, 4099), (1032, 4100)])
 def test_one_row_is_multiplied_in_parts_to_the_same_numbers(inputs, outputs, jit_compile):
     x, matrix = tf.random.normal([1, 1, inputs], seed=1), tf.random.normal([inputs, outputs], seed=2)
     layer = keras.layers.ReversibleEmbedding(outputs, inputs)
