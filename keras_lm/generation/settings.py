@@ -27,7 +27,7 @@ class SamplingSettings:
         presence_penalty: Taken from the logits of tokens that occurred in the new text; 0 is off.
         frequency_penalty: Taken from the logits of tokens for each time they occurred in the new text; 0 is off.
         no_repeat_ngram_size: No sequence of this many tokens comes twice in prompt and text; 0 is off.
-        logit_bias: `TOKEN=NUMBER` each: added to the logit of that token, a piece of text that is one token of the model.
+        logit_bias: `TOKEN=NUMBER` each: added to the logit of that token, a piece of text that is one token of the model (`-inf`: never).
         forbid: Pieces of text, each one token of the model, that never come out.
         temperature: Divides the logits; 0 takes the most probable token always (greedy), 1 samples the model's own distribution.
         top_k: Sample among the k most probable tokens; 0 is off.
@@ -87,7 +87,7 @@ class SamplingSettings:
             _require(math.isfinite(getattr(self, name)), name, "a finite number", getattr(self, name))
         _require(self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 (off) or more", self.no_repeat_ngram_size)
         for entry in self.logit_bias:
-            _require(_is_bias(entry), "logit_bias", "TOKEN=NUMBER", entry)
+            _require(_is_bias(entry), "logit_bias", "TOKEN=NUMBER, finite or -inf", entry)
         _require(all(self.forbid), "forbid", "strings that are not empty", self.forbid)
         _require(0 <= self.temperature < float("inf"), "temperature", "0 (greedy) or more", self.temperature)
         _require(self.top_k >= 0, "top_k", "0 (off) or more", self.top_k)
@@ -215,7 +215,7 @@ MOST_LOGPROBS = 20
 def _is_bias(entry: str) -> bool:
     text, _, number = entry.rpartition("=")
     try:
-        return bool(text) and not math.isnan(float(number))
+        return bool(text) and float(number) < math.inf  # which is false of nan as well
     except ValueError:
         return False
 

@@ -106,7 +106,13 @@ def test_help_answers_in_under_a_second(arguments):
         (["generate", "nosuch", "--prompt", ""], "the prompt is empty: give at least one character"),
         (["generate", "nosuch", "--prompt", "a", "--top-p", "0"], "top_p must be over 0 and at most 1, got 0.0"),
         (["generate", "nosuch", "--prompt", "a", "--top-p", "2"], "top_p must be over 0 and at most 1, got 2.0"),
-        (["generate", "nosuch", "--prompt", "a", "--logit-bias", "x"], "logit_bias must be TOKEN=NUMBER, got 'x'"),
+        *(
+            (
+                ["generate", "nosuch", "--prompt", "a", "--logit-bias", bias],
+                f"logit_bias must be TOKEN=NUMBER, finite or -inf, got {bias!r}",
+            )
+            for bias in ("x", "x=inf", "x=nan")
+        ),
         (["generate", "nosuch", "--prompt", "a", "--when-full", "stap"], "unknown when_full 'stap': did you mean 'stop'?"),
         (["generate", "nosuch", "--prompt", "a", "--stream", "--num-samples", "2"], "--stream prints one text: leave --num-samples out"),
         (
