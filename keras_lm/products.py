@@ -48,7 +48,7 @@ def apply_dense(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
 
 
 def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.Tensor:
-    """`layer(x, reverse=True)`: logits over the rows of the embedding, which is used where it lies; of one row, in parts as in `product`.
+    """`layer(x, reverse=True)`: logits over the rows of the embedding, which is used where it lies; of one row, in parts.
 
     As Keras writes it, XLA makes a loop of it that sums one number after the other (`docs/performance.md`).
     """
@@ -57,8 +57,9 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
     dtype = layer.reverse_dtype or x.dtype
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
     embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
-    count = _number_of_parts(layer.input_dim) if _is_one_row(x) and layer.input_dim * x.shape[-1] >= 4 * _LARGE else 1
-    if count > 1:  # for smaller ones it gains less than the calls cost outside XLA
+    large = layer.input_dim * x.shape[-1] >= 4 * _LARGE  # less than that gains less than the calls cost outside XLA
+    count = _number_of_parts(layer.input_dim) if _is_one_row(x) and large else 1
+    if count > 1:
         # A batch, which several cores share. XLA runs slices one after the other, and makes one product of a row that is not repeated.
         rows = tf.broadcast_to(rows, [count, 1, x.shape[-1]])
         logits = tf.matmul(rows, tf.reshape(embeddings, [count, -1, x.shape[-1]]), transpose_b=True)
@@ -68,7 +69,7 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
 
 
 def _number_of_parts(outputs: int) -> int:
-    """Into how many equal parts the rows of a matrix can be cut, as few from `_PARTS` on as there are."""
+    """The least number from `_PARTS` to `_MOST_PARTS` of equal parts that the rows of a matrix can be cut into, or 1."""
     return next((count for count in range(_PARTS, _MOST_PARTS + 1) if outputs % count == 0), 1)
 
 
