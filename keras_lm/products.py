@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import keras
 import tensorflow as tf
 from keras import ops
 
 
 def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-    """x · kernel; where `x` is one row, in parts that several cores can take.
+    """x · kernel; where `x` has few rows, in parts that several cores can take.
 
     XLA runs a matrix-vector product on one core of a CPU, but the products of a batch beside each other. Cut along the inputs, the kernel
-    stays where it lies: rows of a matrix are a batch of smaller ones. Twice as fast on two cores (`docs/performance.md`).
+    stays where it lies: rows of a matrix are a batch of smaller ones. Twice as fast on two cores. Of two to sixteen rows, large matrices
+    are multiplied in up to half less time, since Eigen, which copies a matrix before it multiplies it, copies small parts faster
+    (`docs/performance.md`).
 
     Args:
         x: `(..., inputs)`.
@@ -26,22 +30,36 @@ def product(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
     [[[4.0, 4.0, 4.0]]]
     """
     inputs, outputs = kernel.shape
-    count = _PARTS if inputs * outputs < _LARGE or inputs % (2 * _PARTS) else 2 * _PARTS
-    if not _is_one_row(x) or inputs % count:
+    rows = _number_of_rows(x)
+    count = _parts_of_one_row(inputs, outputs) if rows == 1 else _parts_of_few_rows(inputs, outputs)
+    if rows > _MOST_ROWS or inputs % count or count == 1:
         return ops.matmul(x, kernel)
     part = inputs // count
-    parts = tf.matmul(tf.reshape(x, [count, 1, part]), tf.reshape(kernel, [count, part, outputs]))
+    cut = tf.transpose(tf.reshape(x, [rows, count, part]), [1, 0, 2])
+    parts = tf.matmul(cut, tf.reshape(kernel, [count, part, outputs]))
     return tf.reshape(tf.reduce_sum(parts, axis=0), [*x.shape[:-1], outputs])
 
 
+def _parts_of_one_row(inputs: int, outputs: int) -> int:
+    return _PARTS if inputs * outputs < _LARGE or inputs % (2 * _PARTS) else 2 * _PARTS
+
+
+def _parts_of_few_rows(inputs: int, outputs: int) -> int:
+    """1 where nothing is gained: for matrices that lie in a cache, and those over a vocabulary, whose parts make sums too long for one."""
+    if inputs * outputs < _LARGE or outputs > 4 * inputs:
+        return 1
+    return 2 * _PARTS if inputs < 1024 else 4 * _PARTS
+
+
 _PARTS = 4
+_MOST_ROWS = 16  # of 32 some products are slower in parts, of 64 all
 _MOST_PARTS = 64
 _LARGE = 1 << 20  # numbers in a matrix from which on twice as many parts are faster: it lies in no cache
 
 
 def apply_dense(layer: keras.layers.Dense, x: tf.Tensor) -> tf.Tensor:
-    """`layer(x)`, by `product` where `x` is one row."""
-    if not _is_one_row(x) or layer.quantization_mode is not None or layer.compute_dtype != layer.variable_dtype:
+    """`layer(x)`, by `product` where `x` has few rows."""
+    if _number_of_rows(x) > _MOST_ROWS or layer.quantization_mode is not None or layer.compute_dtype != layer.variable_dtype:
         return layer(x)
     y = product(x, tf.convert_to_tensor(layer.kernel))
     return layer.activation(y if layer.bias is None else y + layer.bias)
@@ -58,7 +76,7 @@ def apply_reversed(layer: keras.layers.ReversibleEmbedding, x: tf.Tensor) -> tf.
     rows = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), dtype)
     embeddings = tf.cast(tf.cast(layer.embeddings, layer.compute_dtype), dtype)  # rounded, as Keras does on the way into a call
     large = layer.input_dim * x.shape[-1] >= 4 * _LARGE  # less than that gains less than the calls cost outside XLA
-    count = _number_of_parts(layer.input_dim) if _is_one_row(x) and large else 1
+    count = _number_of_parts(layer.input_dim) if _number_of_rows(x) == 1 and large else 1
     if count > 1:
         # A batch, which several cores share. XLA runs slices one after the other, and makes one product of a row that is not repeated.
         rows = tf.broadcast_to(rows, [count, 1, x.shape[-1]])
@@ -73,6 +91,8 @@ def _number_of_parts(outputs: int) -> int:
     return next((count for count in range(_PARTS, _MOST_PARTS + 1) if outputs % count == 0), 1)
 
 
-def _is_one_row(x: tf.Tensor) -> bool:
+def _number_of_rows(x: tf.Tensor) -> float:
+    """Of vectors to be multiplied on a CPU; infinite where the graph does not say it, and on other devices, which need no parts."""
     on_cpu = not tf.config.list_physical_devices("GPU") and not tf.config.list_physical_devices("TPU")
-    return x.shape[:-1].num_elements() == 1 and on_cpu
+    rows = x.shape[:-1].num_elements() if on_cpu else None
+    return math.inf if rows is None else rows

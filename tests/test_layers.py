@@ -162,6 +162,33 @@ def test_one_row_is_multiplied_in_parts_to_the_same_numbers(inputs, outputs, jit
         np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "outputs", "parts"),
+    [
+        ([2, 1, 776], 1400, 8),
+        ([3, 5, 776], 1400, 8),
+        ([16, 1, 1040], 1021, 16),
+        ([16, 1040], 1021, 16),
+        ([0, 1, 1040], 1021, 16),
+        ([2, 1, 1030], 1021, 1),  # 16 does not divide it
+        ([2, 1, 768], 1024, 1),  # small
+        ([2, 1, 768], 3080, 1),  # over a vocabulary
+        ([17, 1, 1040], 1021, 1),
+    ],
+)
+def test_few_rows_are_multiplied_in_parts_to_the_same_numbers(shape, outputs, parts, jit_compile):
+    layer = keras.layers.Dense(outputs, activation="relu", bias_initializer="random_normal")
+    layer.build([None, None, shape[-1]])
+    x = tf.random.normal(shape, seed=1)
+    traced = tf.function(lambda x: products.apply_dense(layer, x), jit_compile=jit_compile)
+    expected = np.maximum(x.numpy().astype(float) @ layer.kernel.numpy().astype(float) + layer.bias.numpy(), 0)
+    assert traced(x).shape == expected.shape
+    np.testing.assert_allclose(traced(x), expected, atol=1e-3)
+    batches = [tuple(op.inputs[1].shape) for op in traced.get_concrete_function(x).graph.get_operations() if "BatchMatMul" in op.type]
+    assert batches == ([(parts, shape[-1] // parts, outputs)] if parts > 1 else [])
+
+
 def test_a_text_longer_than_learned_positions_is_refused():
     layer = layers.PositionEmbedding(context_length=8)
     assert layer(tf.zeros([1, 8, 4])).shape == (1, 8, 4)
