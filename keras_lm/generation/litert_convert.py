@@ -162,7 +162,8 @@ def _step(model: keras.Model, weights: _Weights, name: str, batch: int, count: i
         outputs = {"rows": tf.concat(rows, axis=-1)} if rows else {}
         if name == "prefill":
             return outputs
-        outputs["logits"] = tf.cast(logits[:, -1], tf.float32)
+        # The decoding step has one place a row: taken by a slice, LiteRT would copy the logits number by number on one core.
+        outputs["logits"] = tf.cast(tf.reshape(logits, [batch, vocabulary_size]), tf.float32)
         if chooses:
             knobs = {knob: walk.given[knob] for knob in ("bias", "temperature", "top_k", "top_p", "uniform")}
             outputs["token"] = choose(outputs["logits"], **knobs)
