@@ -45,7 +45,7 @@ def _parts_of_one_row(inputs: int, outputs: int) -> int:
 
 
 def _parts_of_few_rows(inputs: int, outputs: int) -> int:
-    """1 where nothing is gained: for matrices that lie in a cache, and for wide ones as over a vocabulary, where sums take what parts save."""
+    """1 where nothing is gained: for matrices that lie in a cache, and for wide ones, as over a vocabulary, whose parts are long to sum."""
     if inputs * outputs < _LARGE or outputs > 4 * inputs:
         return 1
     return 2 * _PARTS if inputs < 1024 else 4 * _PARTS
