@@ -155,6 +155,7 @@ def piece(text, *tokens, reason=None):
 
 def test_the_text_and_its_probabilities_are_those_of_the_library(generator, opened):
     page = opened()
+    expect(page.locator("#prompt")).to_be_focused()
     text = generate(page, "ab", max_tokens=40, temperature=0.9, top_k=6)
     settings = SamplingSettings(max_new_tokens=40, temperature=0.9, top_k=6, seed=int(page.input_value("#seed")), top_logprobs=5)
     (expected,) = generator.generate(["ab"], settings)
